@@ -1,0 +1,36 @@
+"""residuum: the residual network family from one readable model and one config. Torch is imported on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from residuum.config import ResNetConfig as ResNetConfig
+    from residuum.errors import ConfigError as ConfigError
+    from residuum.errors import ResiduumError as ResiduumError
+    from residuum.nn.resnet import ResNet as ResNet
+    from residuum.nn.resnet import create as create
+    from residuum.presets import PRESETS as PRESETS
+    from residuum.presets import preset as preset
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ConfigError": "residuum.errors",
+    "PRESETS": "residuum.presets",
+    "ResNet": "residuum.nn.resnet",
+    "ResNetConfig": "residuum.config",
+    "ResiduumError": "residuum.errors",
+    "create": "residuum.nn.resnet",
+    "preset": "residuum.presets",
+}
+__all__ = ["PRESETS", "ConfigError", "ResNet", "ResNetConfig", "ResiduumError", "create", "preset"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'residuum' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

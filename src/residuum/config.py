@@ -1,0 +1,285 @@
+"""The architecture as data: `ResNetConfig`, and the plan of stages and blocks that follows from it. No torch here."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Self, get_args
+
+from residuum.errors import ConfigError
+from residuum.fields import inside, parse_json, parse_toml, refuse_unknown, toml_lines, typed
+
+BlockKind = Literal["bottleneck", "basic"]
+Stem = Literal["conv7", "deep", "tiered", "conv3"]
+StemPool = Literal["max", "conv", "none"]
+Downsample = Literal["conv", "avg", "pad"]
+StrideOn = Literal["3x3", "1x1"]
+Attention = Literal["none", "se", "eca"]
+Antialias = Literal["none", "blur", "avg"]
+Norm = Literal["batch", "group"]
+Activation = Literal["relu", "leaky_relu", "elu", "silu", "gelu", "mish", "hardswish"]
+DropMode = Literal["row", "batch"]
+
+EXPANSION = {"basic": 1, "bottleneck": 4}
+CONVS = {"basic": 2, "bottleneck": 3}
+_CHOICES = {
+    "stem": Stem, "stem_pool": StemPool, "downsample": Downsample, "stride_on": StrideOn, "attention": Attention,
+    "antialias": Antialias, "norm": Norm, "activation": Activation, "stochastic_depth_mode": DropMode,
+}  # fmt: skip
+_AT_LEAST = {"groups": 1, "width_per_group": 1, "stem_width": 1, "in_channels": 1, "num_classes": 0}
+_RANGES = {"stochastic_depth": "[0, 1)", "dropout": "[0, 1)", "attention_ratio": "(0, 1]", "width": "(0, 64]"}
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlan:
+    """One residual block: its channels, where it strides or dilates, and how often training drops its branch."""
+
+    kind: BlockKind
+    in_channels: int
+    width: int  # channels inside the branch
+    out_channels: int
+    stride: int
+    dilation: int  # of the block's stage
+    first_dilation: int  # of the stage before: what the block's first 3x3 still uses
+    drop_rate: float
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether the shortcut has to change the shape and so cannot be the identity."""
+        return self.stride != 1 or self.in_channels != self.out_channels
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """The blocks of one stage, the channels it puts out and its stride with respect to the image."""
+
+    blocks: tuple[BlockPlan, ...]
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """A residual network as data: comparable, hashable, checked when it is made.
+
+    The defaults are ResNet-50 v1.5 (1512.03385, with the stride in the 3x3). Raises `ConfigError`.
+    """
+
+    # bottleneck or basic (1512.03385): one for all stages, or one per stage
+    block: BlockKind | tuple[BlockKind, ...] = "bottleneck"
+    # blocks per stage
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    # channels per stage, before the block's expansion (bottleneck 4, basic 1)
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    # cardinality of the 3x3 (1611.05431); ResNeXt 32x4d is 32 and 4
+    groups: int = 1
+    # channels of each group where the stage's width is 64; Wide-50-2 is 128 (1605.07146)
+    width_per_group: int = 64
+    # width factor: scales stem, stages and head together, rounded to multiples of 8 and of groups
+    width: float = 1.0
+    # 7x7, three 3x3 (1812.01187), three 3x3 of growing width, or one 3x3 without stride for small images
+    stem: Stem = "conv7"
+    # channels the stem puts out
+    stem_width: int = 64
+    # max pool, a strided convolution instead (2103.07579), or none
+    stem_pool: StemPool = "max"
+    # shortcut that changes shape: strided convolution, average pool then 1x1 (ResNet-D), or option A
+    downsample: Downsample = "conv"
+    # kernel of the strided convolution in the shortcut; SENet-154 has 3
+    downsample_kernel: int = 1
+    # where a bottleneck strides: 3x3 is v1.5, 1x1 is v1 (Caffe, detectron2)
+    stride_on: StrideOn = "3x3"
+    # v2 (1603.05027): norm and activation before each convolution, a final norm before the head
+    preact: bool = False
+    # squeeze-and-excitation (1709.01507) or efficient channel attention (1910.03151) at the branch's end
+    attention: Attention = "none"
+    # reduced channels of squeeze-and-excitation, as a share of the block's
+    attention_ratio: float = 1 / 16
+    # low-pass filter before subsampling (1904.11486): binomial blur or average pool
+    antialias: Antialias = "none"
+    # batch norm or group norm of 32 groups (1803.08494)
+    norm: Norm = "batch"
+    # activation after each norm
+    activation: Activation = "relu"
+    # rate at which training drops the last block's branch, growing linearly from 0 at the first (1603.09382)
+    stochastic_depth: float = 0.0
+    # drop each sample by itself, or the branch for the whole batch, which also saves its compute
+    stochastic_depth_mode: DropMode = "row"
+    # start the last norm of each branch at 0 (1706.02677); pre-activation: the last convolution
+    zero_init_residual: bool = True
+    # largest stride: beyond it, strides become dilation, for dense prediction
+    output_stride: int = 32
+    # channels of the image
+    in_channels: int = 3
+    # classes; 0 gives the pooled features
+    num_classes: int = 1000
+    # dropout before the classifier
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, typed(f.name, getattr(self, f.name), f.default))
+        for name, low in _AT_LEAST.items():
+            self._need(getattr(self, name) >= low, name, f"an integer of at least {low}")
+        for name, bounds in _RANGES.items():
+            self._need(inside(getattr(self, name), bounds), name, f"a number in {bounds}")
+        for name, literal in _CHOICES.items():
+            self._need(getattr(self, name) in get_args(literal), name, f"one of {', '.join(get_args(literal))}")
+        for name in ("depths", "widths"):
+            value = getattr(self, name)
+            self._need(len(value) > 0 and min(value) > 0, name, "one positive integer per stage, at least one stage")
+        if len(self.depths) != len(self.widths):
+            raise ConfigError(f"depths has {len(self.depths)} stages and widths {len(self.widths)}: give both as many")
+        self._check_block()
+        self._check_together()
+        _ = self.stages  # channel numbers that cannot be show here, before any tensor exists
+
+    def _check_block(self) -> None:
+        kinds = (self.block,) if isinstance(self.block, str) else self.block
+        allowed = get_args(BlockKind)
+        self._need(len(kinds) > 0 and all(k in allowed for k in kinds), "block", f"one of {', '.join(allowed)}")
+        if not isinstance(self.block, str) and len(kinds) != len(self.depths):
+            raise ConfigError(f"block names {len(kinds)} stages but depths has {len(self.depths)}: name one per stage")
+        if len(set(kinds)) == 1:  # one spelling for one network, so that equal networks compare equal
+            object.__setattr__(self, "block", kinds[0])
+
+    def _check_together(self) -> None:
+        basic = "basic" in self.kinds
+        if basic and (self.groups, self.width_per_group) != (1, 64):
+            raise ConfigError(
+                f"groups={self.groups} and width_per_group={self.width_per_group} need bottleneck blocks in all "
+                "stages: a basic block has no 1x1 around its 3x3 (1611.05431, section 3); leave them at 1 and 64"
+            )
+        if self.stride_on == "1x1" and "bottleneck" not in self.kinds:
+            raise ConfigError("stride_on='1x1' needs a bottleneck block: a basic block has no 1x1; use stride_on='3x3'")
+        self._need(self.downsample_kernel in (1, 3), "downsample_kernel", "1 or 3")
+        if self.downsample_kernel != 1 and self.downsample != "conv":
+            raise ConfigError(
+                f"downsample_kernel={self.downsample_kernel} needs downsample='conv': "
+                f"downsample={self.downsample!r} has no strided convolution"
+            )
+        power = self.output_stride > 0 and self.output_stride & (self.output_stride - 1) == 0
+        self._need(power, "output_stride", "a power of two")
+        if self.output_stride < self.stem_stride:
+            raise ConfigError(
+                f"output_stride={self.output_stride} is below the stem's own stride {self.stem_stride}, "
+                "which is not turned into dilation; raise it, or use stem='conv3' or stem_pool='none'"
+            )
+
+    def _need(self, ok: bool, name: str, allowed: str) -> None:
+        if not ok:
+            raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
+
+    # -- what follows from the fields ------------------------------------------------------------------------------
+
+    @property
+    def kinds(self) -> tuple[BlockKind, ...]:
+        """The block of each stage."""
+        return (self.block,) * len(self.depths) if isinstance(self.block, str) else self.block
+
+    @property
+    def stem_stride(self) -> int:
+        """Stride of stem and stem pool together."""
+        return (1 if self.stem == "conv3" else 2) * (1 if self.stem_pool == "none" else 2)
+
+    @cached_property
+    def stem_channels(self) -> tuple[int, ...]:
+        """Channels out of each convolution of the stem."""
+        out = self.scaled(self.stem_width)
+        if self.stem in ("conv7", "conv3"):
+            return (out,)
+        first = 3 * (out // 8) if self.stem == "tiered" else out // 2  # timm's deep_tiered: 24, 32, 64
+        if first == 0 or out % 2:
+            raise ConfigError(f"stem_width is {self.stem_width}, too small or odd for stem={self.stem!r}; try 32 or 64")
+        return (first, out // 2, out)
+
+    @cached_property
+    def stages(self) -> tuple[StagePlan, ...]:
+        """Channels, strides, dilations and drop rates of every block: the only place where they are worked out."""
+        plans = []
+        channels, net_stride, dilation = self.stem_channels[-1], self.stem_stride, 1
+        index, last = 0, max(sum(self.depths) - 1, 1)
+        for number, (kind, depth, base) in enumerate(zip(self.kinds, self.depths, self.widths, strict=True)):
+            stride, first_dilation = (1 if number == 0 else 2), dilation
+            if net_stride * stride > self.output_stride:
+                stride, dilation = 1, dilation * stride
+            net_stride *= stride
+            out = self.scaled(base) * EXPANSION[kind]
+            blocks = []
+            for i in range(depth):
+                rate = self.stochastic_depth * index / last
+                first = (channels, stride, first_dilation) if i == 0 else (out, 1, dilation)
+                blocks.append(BlockPlan(kind, first[0], self._inner(kind, base), out, *first[1:], dilation, rate))
+                index += 1
+            if self.downsample == "pad" and out < channels:
+                raise ConfigError(
+                    f"downsample='pad' cannot shrink {channels} to {out} channels in stage {number + 1}: it only adds "
+                    "zeros; use widths that grow, or downsample='conv'"
+                )
+            plans.append(StagePlan(tuple(blocks), out, net_stride))
+            channels = out
+        return tuple(plans)
+
+    def _inner(self, kind: BlockKind, base: int) -> int:
+        if kind == "basic":
+            return self.scaled(base)
+        inner = self.scaled(int(base * self.width_per_group / 64) * self.groups, math.lcm(8, self.groups))
+        if inner == 0:
+            raise ConfigError(
+                f"width_per_group={self.width_per_group} leaves groups of no channel in a stage of width {base}; "
+                f"use at least {math.ceil(64 / base)}"
+            )
+        return inner
+
+    def scaled(self, channels: int, divisor: int = 8) -> int:
+        """`channels` times the width factor, to the nearest multiple of `divisor`, never 10 % below (1704.04861)."""
+        if self.width == 1.0 or channels == 0:
+            return channels
+        target = channels * self.width
+        rounded = max(divisor, int(target + divisor / 2) // divisor * divisor)
+        return rounded if rounded >= 0.9 * target else rounded + divisor
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the pooled features."""
+        return self.stages[-1].channels
+
+    @property
+    def depth(self) -> int:
+        """Weighted layers as the papers count them: stem, convolutions of the branches, classifier."""
+        return 2 + sum(n * CONVS[kind] for kind, n in zip(self.kinds, self.depths, strict=True))
+
+    # -- in and out ------------------------------------------------------------------------------------------------
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, checked as a new one is."""
+        return type(self).from_dict(self.to_dict() | changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Field name to value, in the order of the fields."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`; fields left out take their defaults, unknown ones raise `ConfigError`."""
+        refuse_unknown(values, (f.name for f in dataclasses.fields(cls)), f"field of {cls.__name__}")
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        return cls.from_dict(parse_json(text))
+
+    def to_toml(self) -> str:
+        """One `field = value` line per field."""
+        return toml_lines(self.to_dict())
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """The inverse of `to_toml`."""
+        return cls.from_dict(parse_toml(text))

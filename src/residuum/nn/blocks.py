@@ -1,0 +1,264 @@
+"""What a stage is made of: basic and bottleneck blocks, their shortcuts, attention, anti-aliasing, stochastic depth."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from residuum.config import BlockPlan, ResNetConfig
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
+    "elu": lambda: nn.ELU(inplace=True),
+    "silu": lambda: nn.SiLU(inplace=True),
+    "gelu": nn.GELU,
+    "mish": lambda: nn.Mish(inplace=True),
+    "hardswish": lambda: nn.Hardswish(inplace=True),
+}
+
+
+def conv(inp: int, out: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Convolution without bias, padded so that (N, inp, H, W) becomes (N, out, ceil(H / stride), ceil(W / stride))."""
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(inp, out, kernel, stride, padding, dilation, groups, bias=False)
+
+
+def norm(config: ResNetConfig, channels: int) -> nn.Module:
+    """Batch norm, or group norm of 32 groups (fewer where 32 does not divide the channels)."""
+    if config.norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+class BlurPool(nn.Module):
+    """Binomial 3x3 low-pass filter, then subsampling (1904.11486): (N, C, H, W) -> (N, C, ceil(H / s), ceil(W / s))."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        row = torch.tensor([0.25, 0.5, 0.25])
+        self.filter: Tensor
+        self.register_buffer("filter", (row[:, None] * row)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels, height, width = x.shape[1:]
+        # A row or column of one pixel has no neighbour to reflect.
+        x = F.pad(x, (1, 1, 1, 1), mode="reflect" if height > 1 and width > 1 else "replicate")
+        return F.conv2d(x, self.filter.expand(channels, 1, 3, 3), stride=self.stride, groups=channels)
+
+
+def antialias(config: ResNetConfig, stride: int) -> nn.Module:
+    """What subsamples where a stride was taken out of a convolution; timm's `BlurPool2d` or `AvgPool2d`.
+
+    The average pool rounds up like the convolution it replaces, so that odd sizes still fit the shortcut.
+    """
+    return BlurPool(stride) if config.antialias == "blur" else nn.AvgPool2d(stride, ceil_mode=True)
+
+
+class SqueezeExcite(nn.Module):
+    """x * sigmoid(fc2(relu(fc1(mean(x))))) (1709.01507); reduced channels rounded to 8 as timm's `SEModule` does."""
+
+    def __init__(self, channels: int, ratio: float) -> None:
+        super().__init__()
+        reduced = max(8, int(channels * ratio + 4) // 8 * 8)
+        self.fc1 = nn.Conv2d(channels, reduced, 1)
+        self.fc2 = nn.Conv2d(reduced, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate: Tensor = self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)), inplace=True))
+        return x * gate.sigmoid()
+
+
+class EfficientChannelAttention(nn.Module):
+    """x * sigmoid(conv1d(mean(x))) over channels, kernel from their number (1910.03151); timm's `EcaModule`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        t = int(abs(math.log2(channels) + 1) / 2)
+        kernel = max(t if t % 2 else t + 1, 3)
+        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate: Tensor = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
+        return x * gate.view(x.shape[0], -1, 1, 1)
+
+
+ATTENTION: dict[str, Callable[[ResNetConfig, int], nn.Module | None]] = {
+    "none": lambda config, channels: None,
+    "se": lambda config, channels: SqueezeExcite(channels, config.attention_ratio),
+    "eca": lambda config, channels: EfficientChannelAttention(channels),
+}
+
+
+class ZeroPadShortcut(nn.Module):
+    """Option A (1512.03385, section 3.3): subsample, then add channels of zeros, half before and half after."""
+
+    def __init__(self, plan: BlockPlan) -> None:
+        super().__init__()
+        self.stride, extra = plan.stride, plan.out_channels - plan.in_channels
+        self.pad = (0, 0, 0, 0, extra // 2, extra - extra // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], self.pad)
+
+
+def shortcut(config: ResNetConfig, plan: BlockPlan) -> nn.Module | None:
+    """The projection of a block that changes the shape, or None for the identity.
+
+    A pre-activation block's has no norm: its input is already normalised (1603.05027, timm's `resnetv2`).
+    """
+    if not plan.reshapes:
+        return None
+    if config.downsample == "pad":
+        return ZeroPadShortcut(plan)
+    inp, out, stride = plan.in_channels, plan.out_channels, plan.stride
+    if config.downsample == "avg":
+        layers = [_average(plan), conv(inp, out, 1)]
+    else:
+        same_size = stride == 1 and plan.dilation == 1
+        kernel = 1 if same_size else config.downsample_kernel
+        layers = [conv(inp, out, kernel, stride, plan.first_dilation if kernel > 1 else 1)]
+    return nn.Sequential(*layers, *([] if config.preact else [norm(config, out)]))
+
+
+def _average(plan: BlockPlan) -> nn.Module:
+    if plan.stride > 1:
+        return nn.AvgPool2d(2, plan.stride, ceil_mode=True, count_include_pad=False)
+    if plan.dilation > 1:  # a stride turned into dilation still averages; zeros at the far edge keep the size
+        return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, 1))
+    return nn.Identity()
+
+
+class _Skipped(torch.autograd.Function):
+    """The identity on x that gives zero gradients, not none, to the parameters of a branch that did not run."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return x.clone()  # what follows may work in place
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return (grads[0], *(torch.zeros_like(p) for p in ctx.saved_tensors))
+
+
+class StochasticDepth(nn.Module):
+    """Drops a branch in training at `rate` and scales what survives by 1 / (1 - rate) (1603.09382).
+
+    `row` decides for each sample. `batch` decides for the whole batch; `skips` says so before the branch runs, so that
+    its compute is saved, and all ranks of a distributed job follow the first. Random numbers are torch's own.
+    """
+
+    def __init__(self, rate: float, mode: str) -> None:
+        super().__init__()
+        self.rate, self.mode = rate, mode
+
+    def skips(self, x: Tensor) -> bool:
+        """Whether this pass leaves the branch out altogether. Compiled, no pass does: the graph has no branches."""
+        if not self.training or self.rate == 0 or self.mode == "row" or torch.compiler.is_compiling():
+            return False
+        draw = torch.rand(())
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            draw = draw.to(x.device)
+            torch.distributed.broadcast(draw, 0)
+        return bool(draw < self.rate)
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return branch
+        if self.mode == "batch" and not torch.compiler.is_compiling():  # it was not skipped
+            return branch / (1 - self.rate)
+        rows = branch.shape[0] if self.mode == "row" else 1
+        keep = torch.rand((rows, 1, 1, 1), device=branch.device) >= self.rate
+        return branch * (keep / (1 - self.rate)).to(branch.dtype)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.4g}, mode={self.mode}"
+
+
+def basic_branch(config: ResNetConfig, plan: BlockPlan, stride: int) -> tuple[list[nn.Conv2d], int]:
+    """3x3, 3x3 (1512.03385, figure 5 left), and which of them strides."""
+    convs = [
+        conv(plan.in_channels, plan.width, 3, stride, plan.first_dilation),
+        conv(plan.width, plan.out_channels, 3, dilation=plan.dilation),
+    ]
+    return convs, 1
+
+
+def bottleneck_branch(config: ResNetConfig, plan: BlockPlan, stride: int) -> tuple[list[nn.Conv2d], int]:
+    """1x1, 3x3, 1x1 (1512.03385, figure 5 right), the 3x3 in groups (1611.05431), and which of them strides."""
+    outer, inner = (stride, 1) if config.stride_on == "1x1" else (1, stride)
+    convs = [
+        conv(plan.in_channels, plan.width, 1, outer),
+        conv(plan.width, plan.width, 3, inner, plan.first_dilation, config.groups),
+        conv(plan.width, plan.out_channels, 1),
+    ]
+    return convs, 1 if config.stride_on == "1x1" else 2
+
+
+BRANCHES = {"basic": basic_branch, "bottleneck": bottleneck_branch}
+
+
+class Block(nn.Module):
+    """Residual block: act(shortcut(x) + f(x)); pre-activated, with h = act(norm(x)): shortcut(x or h) + f(h).
+
+    f is the branch: its convolutions, each with a norm, an activation between two, attention at the end.
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    bn1: nn.Module
+    act1: nn.Module
+
+    def __init__(self, config: ResNetConfig, plan: BlockPlan) -> None:
+        super().__init__()
+        self.preact = config.preact
+        filtered = config.antialias != "none" and (plan.stride > 1 or plan.first_dilation != plan.dilation)
+        convs, strided = BRANCHES[plan.kind](config, plan, 1 if filtered else plan.stride)
+        self.length = len(convs)
+        for i, layer in enumerate(convs, 1):
+            self.add_module(f"conv{i}", layer)
+            self.add_module(f"bn{i}", norm(config, layer.in_channels if self.preact else layer.out_channels))
+            self.add_module(f"act{i}", ACTIVATIONS[config.activation]())
+        # The filter takes the stride over, after the activation that follows the convolution which would have had it.
+        self.filter_after = strided if filtered else 0
+        self.aa = antialias(config, plan.stride) if filtered else None
+        self.se = ATTENTION[config.attention](config, plan.out_channels)
+        self.drop = StochasticDepth(plan.drop_rate, config.stochastic_depth_mode) if plan.drop_rate > 0 else None
+        self.downsample = shortcut(config, plan)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.act1(self.bn1(x)) if self.preact else x
+        if self.downsample is not None:
+            x = self.downsample(h)
+        if self.drop is not None and self.drop.skips(h):
+            x = _Skipped.apply(x, *self._branch_parameters())
+        else:
+            x = self.branch(h).add_(x)
+        return x if self.preact else getattr(self, f"act{self.length}")(x)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """f(x), after stochastic depth."""
+        for i in range(1, self.length + 1):
+            x = getattr(self, f"conv{i}")(x)
+            k = i + 1 if self.preact else i  # the norm and activation that follow convolution i
+            if k <= self.length:
+                x = getattr(self, f"bn{k}")(x)
+            if i < self.length:
+                x = getattr(self, f"act{k}")(x)
+            if self.aa is not None and i == self.filter_after:
+                x = self.aa(x)
+        if self.se is not None:
+            x = self.se(x)
+        return x if self.drop is None else self.drop(x)
+
+    def zero_init(self) -> None:
+        """Make the branch start at zero: its last norm, or its last convolution where no norm follows (timm)."""
+        last = getattr(self, f"{'conv' if self.preact else 'bn'}{self.length}")
+        nn.init.zeros_(last.weight)
+
+    def _branch_parameters(self) -> list[Tensor]:
+        return [p for name, p in self.named_parameters() if not name.startswith("downsample") and p.requires_grad]

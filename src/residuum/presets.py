@@ -1,0 +1,118 @@
+"""Published networks by name: torchvision's and timm's names, the CIFAR nets of the papers, pre-activation nets."""
+
+from typing import Any
+
+from residuum.config import ResNetConfig
+from residuum.errors import ConfigError, nearest
+
+Fields = dict[str, Any]
+
+_BASIC: Fields = {"block": "basic"}
+_D: Fields = {"stem": "deep", "downsample": "avg"}  # 1812.01187, table 5
+_T: Fields = {"stem": "tiered", "downsample": "avg"}
+_SE: Fields = {"attention": "se"}
+_ECA: Fields = {"attention": "eca"}
+_AVG: Fields = {"antialias": "avg"}
+_BLUR: Fields = {"antialias": "blur"}
+_RS: Fields = _D | _SE | {"attention_ratio": 0.25, "stem_pool": "conv"}  # 2103.07579
+_CIFAR: Fields = {  # 1512.03385, section 4.2
+    "block": "basic", "widths": (16, 32, 64), "stem": "conv3", "stem_width": 16, "stem_pool": "none",
+    "downsample": "pad", "num_classes": 10,
+}  # fmt: skip
+_DEPTHS: dict[int, tuple[int, ...]] = {
+    10: (1, 1, 1, 1), 14: (1, 1, 1, 1), 18: (2, 2, 2, 2), 26: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3), 201: (3, 24, 36, 4), 269: (3, 30, 48, 8),
+}  # fmt: skip
+_RS_DEPTHS: dict[int, tuple[int, ...]] = {
+    50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3), 270: (4, 29, 53, 4),
+    350: (4, 36, 72, 4), 420: (4, 44, 87, 4),
+}  # fmt: skip
+
+
+def _resnext(cardinality: int, width: int) -> Fields:
+    return {"groups": cardinality, "width_per_group": width}
+
+
+def _build() -> dict[str, ResNetConfig]:
+    nets: dict[str, ResNetConfig] = {}
+
+    def add(name: str, depth: int, *parts: Fields) -> None:
+        fields: Fields = {"depths": _DEPTHS[depth]}
+        for part in parts:
+            fields |= part
+        nets[name] = ResNetConfig(**fields)
+
+    for depth in (10, 18, 34):
+        if depth > 10:
+            add(f"resnet{depth}", depth, _BASIC)
+            add(f"resnet{depth}d", depth, _BASIC, _D)
+            add(f"seresnet{depth}", depth, _BASIC, _SE)
+        else:
+            add("resnet10t", 10, _BASIC, _T)
+    add("resnet14t", 14, _T)
+    for depth in (26, 50, 101, 152, 200):
+        add(f"resnet{depth}", depth)
+        add(f"resnet{depth}d", depth, _D)
+    for depth in (26, 50):
+        add(f"resnet{depth}t", depth, _T)
+    for depth in (50, 101, 152):
+        add(f"resnet{depth}c", depth, {"stem": "deep"})
+        add(f"resnet{depth}s", depth, {"stem": "deep", "stem_width": 128})
+        add(f"seresnet{depth}", depth, _SE)
+    add("resnet50_gn", 50, {"norm": "group"})
+
+    for depth, cardinality, width in (
+        (50, 32, 4), (101, 32, 4), (101, 32, 8), (101, 32, 16), (101, 32, 32), (101, 64, 4)
+    ):  # fmt: skip
+        add(f"resnext{depth}_{cardinality}x{width}d", depth, _resnext(cardinality, width))
+        if width < 16:
+            add(f"seresnext{depth}_{cardinality}x{width}d", depth, _resnext(cardinality, width), _SE)
+    add("resnext50d_32x4d", 50, _resnext(32, 4), _D)
+    add("seresnext26d_32x4d", 26, _resnext(32, 4), _D, _SE)
+    add("seresnext26t_32x4d", 26, _resnext(32, 4), _T, _SE)
+    add("seresnext101d_32x8d", 101, _resnext(32, 8), _D, _SE)
+    for depth in (50, 101):
+        add(f"wide_resnet{depth}_2", depth, {"width_per_group": 128})
+
+    add("seresnet50t", 50, _T, _SE)
+    for depth in (152, 200, 269):
+        add(f"seresnet{depth}d", depth, _D, _SE)
+    for depth in (50, 101, 200, 269):
+        add(f"ecaresnet{depth}d", depth, _D, _ECA)
+    for depth in (26, 50):
+        add(f"ecaresnet{depth}t", depth, _T, _ECA)
+        add(f"ecaresnext{depth}t_32x4d", depth, _resnext(32, 4), _T, _ECA)
+    add("ecaresnetlight", 50, _ECA, {"depths": (1, 1, 11, 3), "downsample": "avg"})
+
+    add("resnetblur18", 18, _BASIC, _BLUR)
+    add("resnetblur50", 50, _BLUR)
+    add("resnetaa50", 50, _AVG)
+    add("resnetaa34d", 34, _BASIC, _D, _AVG)
+    for depth in (50, 101):
+        add(f"resnetblur{depth}d", depth, _D, _BLUR)
+        add(f"resnetaa{depth}d", depth, _D, _AVG)
+    add("seresnetaa50d", 50, _D, _SE, _AVG)
+    add("seresnextaa101d_32x8d", 101, _resnext(32, 8), _D, _SE, _AVG)
+    add("seresnextaa201d_32x8d", 201, _resnext(32, 8), _D, _SE, _AVG, {"stem_width": 128})
+    for depth, depths in _RS_DEPTHS.items():
+        add(f"resnetrs{depth}", 50, _RS, {"depths": depths})
+
+    for depth in (20, 32, 44, 56, 110):
+        add(f"cifar_resnet{depth}", 10, _CIFAR, {"depths": ((depth - 2) // 6,) * 3})
+    for depth in (50, 101, 152):
+        add(f"preresnet{depth}", depth, {"preact": True})
+    for depth in (20, 56, 110):
+        add(f"cifar_preresnet{depth}", 10, _CIFAR, {"depths": ((depth - 2) // 6,) * 3, "preact": True})
+    # 8x8 grey digits: no stride in the stem, two stages.
+    add("digits_resnet", 10, _CIFAR, {"depths": (2, 2), "widths": (32, 64), "stem_width": 32, "in_channels": 1})
+    return nets
+
+
+PRESETS = _build()
+
+
+def preset(name: str) -> ResNetConfig:
+    """The config of a published network; raises `ConfigError` with the nearest names for one that is not known."""
+    if name in PRESETS:
+        return PRESETS[name]
+    raise ConfigError(f"there is no preset {name!r}{nearest(name, PRESETS)} ('residuum presets' lists all)")
