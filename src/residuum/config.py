@@ -119,7 +119,8 @@ class ResNetConfig:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            object.__setattr__(self, f.name, typed(f.name, getattr(self, f.name), f.default))
+            if f.name != "block":  # a name or several: checked by itself
+                object.__setattr__(self, f.name, typed(f.name, getattr(self, f.name), f.default))
         for name, low in _AT_LEAST.items():
             self._need(getattr(self, name) >= low, name, f"an integer of at least {low}")
         for name, bounds in _RANGES.items():
@@ -136,13 +137,13 @@ class ResNetConfig:
         _ = self.stages  # channel numbers that cannot be show here, before any tensor exists
 
     def _check_block(self) -> None:
-        kinds = (self.block,) if isinstance(self.block, str) else self.block
+        kinds = tuple(self.block) if isinstance(self.block, list | tuple) else (self.block,) * len(self.depths)
         allowed = get_args(BlockKind)
-        self._need(len(kinds) > 0 and all(k in allowed for k in kinds), "block", f"one of {', '.join(allowed)}")
-        if not isinstance(self.block, str) and len(kinds) != len(self.depths):
+        self._need(all(k in allowed for k in kinds), "block", f"one of {', '.join(allowed)}, or one per stage")
+        if len(kinds) != len(self.depths):
             raise ConfigError(f"block names {len(kinds)} stages but depths has {len(self.depths)}: name one per stage")
-        if len(set(kinds)) == 1:  # one spelling for one network, so that equal networks compare equal
-            object.__setattr__(self, "block", kinds[0])
+        # One spelling for one network, so that equal networks compare equal.
+        object.__setattr__(self, "block", kinds[0] if len(set(kinds)) == 1 else kinds)
 
     def _check_together(self) -> None:
         basic = "basic" in self.kinds
