@@ -1,0 +1,155 @@
+"""The command line: `residuum train`, `predict`, `summary`, `presets`. Parses, calls, and prints errors in one line."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+from residuum.data.facts import facts
+from residuum.errors import ConfigError, ResiduumError
+from residuum.train.recipe import Recipe, check_fit, default_recipe, recipe_file, with_file
+
+CACHE = Path("~/.cache/residuum")
+Named = Annotated[str | None, tyro.conf.arg(name="model", metavar="PRESET")]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a network and leave a run folder. Without arguments: the handwritten digits that come with the package."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    # a published network in place of the one that goes with the data; 'residuum presets' lists them
+    preset: Named = None
+    # a recipe in TOML; the command line goes over it, and it over the defaults
+    file: Annotated[Path | None, tyro.conf.arg(name="recipe", metavar="FILE.toml")] = None
+    # run folder to make; runs/DATA-N where left out
+    out: Path | None = None
+    # run folder to go on with; its recipe stands
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    # where downloaded datasets are kept
+    root: Path = CACHE
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Classify image files with a run's network."""
+
+    # run folder, or a weights file of one
+    run: Annotated[Path, tyro.conf.Positional]
+    # image files
+    images: Annotated[tuple[str, ...], tyro.conf.Positional]
+    # classes to show for each image
+    top: int = 3
+    # cpu, cuda, ...; auto is the accelerator if there is one
+    device: str = "auto"
+
+
+def _train(args: list[str]) -> Train:
+    """`Train` with the defaults that go with the data, preset and recipe file named on the line."""
+    file = _value(args, "--recipe")
+    values = recipe_file(Path(file)) if file else {}
+    about = facts(_value(args, "--data") or values.get("data", "digits"))
+    model = _value(args, "--model") or values.get("model", {}).get("preset")
+    return Train(with_file(default_recipe(about, model), values))
+
+
+# Command to its class and to its defaults, which may depend on the line.
+COMMANDS: dict[str, tuple[type, Callable[[list[str]], Any]]] = {
+    "train": (Train, _train),
+    "predict": (Predict, lambda args: Predict(tyro.MISSING, tyro.MISSING)),
+}
+
+
+def run_train(command: Train, console: Console) -> int:
+    """Train or resume; 130 or 143 where a signal ended it."""
+    from residuum.train import loop
+    from residuum.train.progress import Reporter
+    from residuum.train.run import Run, free_folder
+
+    root = command.root.expanduser()
+    if command.resume is not None:
+        run, recipe = Run.open(command.resume)
+        outcome = loop.resume(run, recipe, facts(recipe.data), root, Reporter(console))
+    else:
+        recipe, about = command.recipe, facts(command.recipe.data)
+        check_fit(recipe, about)
+        run = Run(command.out or free_folder(Path("runs"), recipe.data))
+        outcome = loop.start(recipe, about, run.path, root, Reporter(console))
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    if outcome.stopped_by is not None:
+        say(f"stopped and saved; go on with:  residuum train --resume {run.path}")
+        return 128 + outcome.stopped_by
+    say(
+        f"test accuracy {100 * outcome.metrics['test_accuracy']:.2f} % "
+        f"after {outcome.metrics['epoch']} epochs in {outcome.seconds:.1f} s; run in {run.path}"
+    )
+    say(f"predict with:  residuum predict {run.path} IMAGE ...")
+    return 0
+
+
+def run_predict(command: Predict, console: Console) -> int:
+    """Print the likeliest classes of each image."""
+    from rich.table import Table
+
+    from residuum.predict import predict
+
+    table = Table("image", "class", "probability")
+    for prediction in predict(command.run, command.images, top=command.top, device=command.device):
+        for rank, (name, probability) in enumerate(prediction.classes):
+            table.add_row("" if rank else prediction.path, name, f"{100 * probability:.1f} %")
+    console.print(table)
+    return 0
+
+
+RUN: dict[type, Callable[[Any, Console], int]] = {Train: run_train, Predict: run_predict}
+
+
+def _value(args: Sequence[str], flag: str) -> str | None:
+    """The last value of a flag on the line, or None."""
+    found = None
+    for i, arg in enumerate(args):
+        if arg == flag and i + 1 < len(args):
+            found = args[i + 1]
+        elif arg.startswith(f"{flag}="):
+            found = arg.partition("=")[2]
+    return found
+
+
+def parse(args: list[str]) -> Any:
+    """The command on the line, as one of the dataclasses above."""
+    named = args[0] if args else ""
+    if named == "train" and _value(args, "--resume") is not None:
+        extra = [a.partition("=")[0] for a in args[1:] if a.startswith("--") and a.partition("=")[0] != "--resume"]
+        if extra:
+            raise ConfigError(f"--resume takes the recipe from the run; leave out {' '.join(extra)}")
+    union = tyro.extras.subcommand_type_from_defaults(
+        {name: default(args if name == named else []) for name, (_, default) in COMMANDS.items()},
+        descriptions={name: (kind.__doc__ or "").partition(". ")[0] for name, (kind, _) in COMMANDS.items()},
+    )
+    return tyro.cli(union, prog="residuum", args=args, description="The residual network family, from one config.")
+
+
+def main() -> None:
+    """Entry point: exits 0, 2 for a user's mistake (one sentence on standard error), 128 + the signal when stopped."""
+    try:
+        command = parse(sys.argv[1:])
+        code = RUN[type(command)](command, Console())
+        sys.stdout.flush()
+    except ResiduumError as error:
+        Console(stderr=True).print(Text("error: ", "bold red") + Text(str(error), "default"), soft_wrap=True)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # the reader of a pipe has gone; nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)

@@ -1,0 +1,34 @@
+"""Files that are whole or not there: written beside their place and moved into it."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from residuum.errors import ResiduumError
+
+
+def write_whole(path: Path, write: Callable[[Path], object], error: type[ResiduumError]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it there in one step.
+
+    If anything fails, a file that was there before is untouched and nothing half-written is left. What the file system
+    refuses is raised as `error`; torch and safetensors report a full disk as errors of their own.
+    """
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")  # the ending may tell the writer the format
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException as failure:
+        with contextlib.suppress(OSError):  # its folder is not there or cannot be written: nothing was left
+            partial.unlink(missing_ok=True)
+        if isinstance(failure, OSError | RuntimeError) or type(failure).__name__ == "SafetensorError":
+            reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
+            raise error(f"cannot write {path}: {reason}; free space or choose another folder") from failure
+        raise
+
+
+def write_text(path: Path, text: str, error: type[ResiduumError]) -> None:
+    """`write_whole` for text, in UTF-8."""
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"), error)
