@@ -8,7 +8,7 @@ class ResiduumError(Exception):
     """Base of all errors of this package; the command line prints it and exits 2."""
 
 
-class ConfigError(ResiduumError, ValueError):
+class ConfigError(ResiduumError):
     """A config, recipe or preset that cannot be: names the field, the value given and what is allowed."""
 
 
@@ -36,3 +36,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'a', 'b'?` with the known names nearest to `word`, or nothing where none is near."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, without the traceback that some put into their message."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__

@@ -1,7 +1,5 @@
 """Prediction: classes of image files by the weights of a run."""
 
-import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,19 +48,14 @@ def predict(source: Path, images: Sequence[str], *, top: int = 3, device: str = 
     return predictions
 
 
-def metadata(classes: tuple[str, ...], preprocessing: "Preprocessing") -> dict[str, str]:
-    """What prediction needs beside the weights, for the metadata of a weights file."""
-    return {"classes": json.dumps(classes), "preprocessing": json.dumps(dataclasses.asdict(preprocessing))}
-
-
-def _metadata(path: Path, values: dict[str, str]) -> tuple[tuple[str, ...], "Preprocessing"]:
+def _metadata(path: Path, values: dict[str, Any]) -> tuple[tuple[str, ...], "Preprocessing"]:
     from residuum.data.sources import Preprocessing
 
     try:
-        fields: dict[str, Any] = json.loads(values["preprocessing"])
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-        return tuple(json.loads(values["classes"])), Preprocessing(**fields)
-    except (KeyError, ValueError, TypeError):
+        fields = values["preprocessing"].items()
+        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields}
+        return tuple(values["classes"]), Preprocessing(**given)
+    except (KeyError, AttributeError, TypeError):
         raise WeightsError(
             f"{path} does not say its classes and preprocessing; use weights that 'residuum train' saved"
         ) from None

@@ -14,7 +14,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from residuum.data.facts import Facts, Folder
-from residuum.errors import DataError
+from residuum.errors import DataError, first_line
 
 # Datasets whose pixels take no more are held in memory, as uint8.
 MEMORY_LIMIT = 2 << 30
@@ -87,8 +87,9 @@ def read_image(path: str, channels: int) -> Tensor:
     try:
         image: Tensor = decode_image(path, mode, apply_exif_orientation=True)
     except (RuntimeError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown format"
-        raise DataError(f"{path} cannot be decoded as an image ({reason})") from None
+        if not Path(path).is_file():
+            raise DataError(f"there is no image file {path}") from None
+        raise DataError(f"{path} cannot be decoded as an image ({first_line(error)})") from None
     if image.ndim == 4:  # an animation: its first frame
         image = image[0]
     return image if image.dtype == torch.uint8 else (image >> 8).to(torch.uint8)
@@ -114,9 +115,8 @@ def _torchvision(facts: Facts, root: Path) -> Source:
         root.mkdir(parents=True, exist_ok=True)
         train, test = (kind[facts.name](str(root), train=part, download=True) for part in (True, False))
     except Exception as error:  # whatever the network or the disk says
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"{facts.name} could not be downloaded to {root} ({reason}); "
+            f"{facts.name} could not be downloaded to {root} ({first_line(error)}); "
             "check the connection, or put torchvision's files there by hand"
         ) from error
     classes = tuple(train.classes)

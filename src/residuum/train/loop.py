@@ -1,5 +1,6 @@
 """The training loop: plain PyTorch, from a recipe to a run folder."""
 
+import dataclasses
 import signal
 import time
 from collections.abc import Iterator
@@ -17,9 +18,8 @@ from residuum.data.batches import Augmentation, Batches, make_batches
 from residuum.data.facts import Facts
 from residuum.data.sources import Source, open_source
 from residuum.devices import keep_freed_memory, pick_device, probe_bf16
-from residuum.errors import DivergedError, RunError
+from residuum.errors import DivergedError, RunError, first_line
 from residuum.nn.resnet import ResNet
-from residuum.predict import metadata
 from residuum.train.progress import Reporter
 from residuum.train.recipe import Recipe
 from residuum.train.run import Run
@@ -194,7 +194,7 @@ class Session:
             if state["device_random"] is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["device_random"], self.device)
         except (KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:
-            raise RunError(f"the saved state does not fit this run's config ({str(error).splitlines()[0]})") from None
+            raise RunError(f"the saved state does not fit this run's config ({first_line(error)})") from None
         if len(losses) != len(self.train_batches):
             raise RunError(
                 f"the saved run had {len(losses)} steps an epoch and this one has {len(self.train_batches)}: "
@@ -297,5 +297,6 @@ def _finish_epoch(run: Run, session: Session, reporter: Reporter, seconds: float
 
 def _save(run: Run, session: Session) -> None:
     """The state last: a run whose state says an epoch is done has that epoch's weights and metrics on disk."""
-    save(session.model, run.weights, metadata=metadata(session.source.classes, session.source.preprocessing))
+    source = session.source
+    save(session.model, run.weights, classes=source.classes, preprocessing=dataclasses.asdict(source.preprocessing))
     run.save_state(session.state())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from residuum.errors import ConfigError, RunError
+from residuum.errors import ConfigError, RunError, first_line
 from residuum.files import write_text, write_whole
 from residuum.train.recipe import Recipe
 
@@ -74,7 +74,7 @@ class Run:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
             raise RunError(f"the state in {path} is damaged and the run cannot be resumed ({reason})") from None
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise RunError(f"{path} is no training state that this version of residuum reads")
