@@ -5,14 +5,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.text import Text
 
+from residuum.config import ResNetConfig
 from residuum.data.facts import facts
 from residuum.errors import ConfigError, ResiduumError
+from residuum.presets import preset
 from residuum.train.recipe import Recipe, check_fit, default_recipe, recipe_file, with_file
 
 CACHE = Path("~/.cache/residuum")
@@ -50,6 +52,32 @@ class Predict:
     device: str = "auto"
 
 
+@dataclass(frozen=True)
+class Summary:
+    """Show what a network is made of and what it costs, stage by stage."""
+
+    # the preset to start from; 'residuum presets' lists them
+    preset: Annotated[str, tyro.conf.Positional]
+    # fields to change
+    model: Annotated[ResNetConfig, tyro.conf.arg(name="")]
+    # height and width of the image; the preset's usual one where left out
+    size: tuple[int, int] | None = None
+    # images in a batch
+    batch: int = 1
+    # of activations
+    precision: Literal["fp32", "bf16"] = "fp32"
+    # also draw the network, as .svg or .png
+    draw: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+
+
+@dataclass(frozen=True)
+class Presets:
+    """List the published networks with depth, parameters and GMAC."""
+
+    # show only names that contain this
+    contains: Annotated[str, tyro.conf.Positional] = ""
+
+
 def _train(args: list[str]) -> Train:
     """`Train` with the defaults that go with the data, preset and recipe file named on the line."""
     file = _value(args, "--recipe")
@@ -59,9 +87,18 @@ def _train(args: list[str]) -> Train:
     return Train(with_file(default_recipe(about, model), values))
 
 
+def _summary(args: list[str]) -> Summary:
+    """`Summary` with the fields of the preset named first on the line."""
+    if len(args) < 2 or args[1].startswith("-"):
+        return Summary(tyro.MISSING, ResNetConfig())
+    return Summary(args[1], preset(args[1]))
+
+
 # Command to its class and to its defaults, which may depend on the line.
 COMMANDS: dict[str, tuple[type, Callable[[list[str]], Any]]] = {
     "train": (Train, _train),
+    "summary": (Summary, _summary),
+    "presets": (Presets, lambda args: Presets()),
     "predict": (Predict, lambda args: Predict(tyro.MISSING, tyro.MISSING)),
 }
 
@@ -110,7 +147,47 @@ def run_predict(command: Predict, console: Console) -> int:
     return 0
 
 
-RUN: dict[type, Callable[[Any, Console], int]] = {Train: run_train, Predict: run_predict}
+def run_summary(command: Summary, console: Console) -> int:
+    """Print the table; draw where asked."""
+    from residuum.draw import check_drawable, draw
+    from residuum.summary import summarise, usual_size
+
+    if command.draw is not None:
+        check_drawable(command.draw)
+    size = command.size or usual_size(command.model)
+    if min(size) < 1 or command.batch < 1:
+        raise ConfigError(f"size is {size} and batch {command.batch}; both must be positive")
+    totals = summarise(console, command.preset, command.model, size, command.batch, command.precision)
+    if command.draw is not None:
+        draw(
+            command.model,
+            command.draw,
+            name=command.preset,
+            figures=f"{totals} for {_images(command.batch, size)}",
+            size=size,
+        )
+        console.print(f"drawn: {command.draw}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _images(batch: int, size: tuple[int, int]) -> str:
+    return f"{'an image' if batch == 1 else f'{batch} images'} of {size[0]}x{size[1]}"
+
+
+def run_presets(command: Presets, console: Console) -> int:
+    """Print the list."""
+    from residuum.summary import list_presets
+
+    list_presets(console, command.contains)
+    return 0
+
+
+RUN: dict[type, Callable[[Any, Console], int]] = {
+    Train: run_train,
+    Predict: run_predict,
+    Summary: run_summary,
+    Presets: run_presets,
+}
 
 
 def _value(args: Sequence[str], flag: str) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from residuum.errors import DataError, nearest
 
+SMALL_IMAGE = 64  # pixels; larger ones are cropped and scaled anew in every epoch, so they stay files
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FASHION = (
@@ -24,8 +25,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Folder(Facts):
-    """An image folder: the files of both parts, each with its label."""
+    """An image folder: the files of both parts, each with its label, and the longer side of a first image in pixels."""
 
+    side: int = 0
     train: tuple[tuple[str, int], ...] = ()
     test: tuple[tuple[str, int], ...] = ()
 
@@ -66,7 +68,20 @@ def _folder(path: Path) -> Folder:
         )
     if len(classes) < 2:
         raise DataError(f"{train} has {len(classes)} class folder(s); a classifier needs at least two")
-    return Folder(str(path), classes, 3, _files(train, classes), _files(test, classes))
+    files = _files(train, classes)
+    return Folder(str(path), classes, 3, _side(files), files, _files(test, classes))
+
+
+def _side(files: tuple[tuple[str, int], ...]) -> int:
+    from PIL import Image  # torchvision and matplotlib bring it
+
+    for path, _ in files[:8]:
+        try:
+            with Image.open(path) as image:  # reads the header alone
+                return max(image.size)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue  # whoever decodes it will say so
+    return 0
 
 
 def _subfolders(path: Path) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Where images come from: the digits in the package, torchvision's datasets, image folders."""
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,12 +14,11 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from residuum.data.facts import Facts, Folder
+from residuum.data.facts import SMALL_IMAGE, Facts, Folder
 from residuum.errors import DataError, first_line
 
 # Datasets whose pixels take no more are held in memory, as uint8.
 MEMORY_LIMIT = 2 << 30
-SMALL_IMAGE = 64  # pixels; larger images are cropped and scaled anew in every epoch, so they stay files
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -89,7 +89,8 @@ def read_image(path: str, channels: int) -> Tensor:
     except (RuntimeError, OSError, ValueError) as error:
         if not Path(path).is_file():
             raise DataError(f"there is no image file {path}") from None
-        raise DataError(f"{path} cannot be decoded as an image ({first_line(error)})") from None
+        reason = re.sub(r".*\.cpp:\d+\W*", "", first_line(error)).partition(". ")[0]
+        raise DataError(f"{path} cannot be decoded as an image ({reason})") from None
     if image.ndim == 4:  # an animation: its first frame
         image = image[0]
     return image if image.dtype == torch.uint8 else (image >> 8).to(torch.uint8)

@@ -18,7 +18,7 @@ from residuum.data.batches import Augmentation, Batches, make_batches
 from residuum.data.facts import Facts
 from residuum.data.sources import Source, open_source
 from residuum.devices import keep_freed_memory, pick_device, probe_bf16
-from residuum.errors import DivergedError, RunError, first_line
+from residuum.errors import DataError, DivergedError, RunError, first_line
 from residuum.nn.resnet import ResNet
 from residuum.train.progress import Reporter
 from residuum.train.recipe import Recipe
@@ -216,8 +216,13 @@ def start(recipe: Recipe, facts: Facts, out: Path, root: Path, reporter: Reporte
     session = _session(recipe, facts, root, device)
     run = Run.create(out, recipe)
     reporter.begin(recipe, session.source, session.model, run, why)
-    _save(run, session)
-    return _train(run, session, reporter)
+    try:
+        _save(run, session)
+        return _train(run, session, reporter)
+    except (DataError, RunError):
+        if session.progress.epoch == 0:  # an image or a disk that is bad from the start leaves nothing behind
+            run.remove()
+        raise
 
 
 def resume(run: Run, recipe: Recipe, facts: Facts, root: Path, reporter: Reporter) -> Outcome:
@@ -270,6 +275,7 @@ def _train(run: Run, session: Session, reporter: Reporter) -> Outcome:
                 _finish_epoch(run, session, reporter, before + time.monotonic() - begin)
             _save(run, session)
     run.draw_curves(progress.history)
+    reporter.left_out(sorted(session.train_batches.skipped | session.test_batches.skipped))
     return Outcome(progress.history[-1] if progress.history else {}, progress.seconds, stop.signal)
 
 

@@ -1,7 +1,7 @@
 """What a training run shows: a header, a progress bar while it runs, a line per epoch."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,12 @@ class Reporter:
         say(f"network    depth {recipe.model.depth}, {parameters:,} parameters", highlight=False)
         say(f"computing  {recipe.device}, {recipe.precision} ({why})", highlight=False)
         say(f"run        {run.path}", highlight=False, soft_wrap=True)
-        for path in source.skipped:
-            say(f"left out   {path}", highlight=False, soft_wrap=True)
+        self.left_out(source.skipped)
+
+    def left_out(self, images: Sequence[str]) -> None:
+        """Name the images that could not be decoded."""
+        for image in images:
+            self.console.print(f"left out   {image}", highlight=False, soft_wrap=True)
 
     @contextmanager
     def running(self, epochs: int, steps: int, progress: "loop.Progress") -> Iterator[None]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from residuum.config import ResNetConfig
-from residuum.data.facts import NAMED, Facts
+from residuum.data.facts import NAMED, SMALL_IMAGE, Facts, Folder
 from residuum.errors import ConfigError
 from residuum.fields import inside, parse_toml, refuse_unknown, toml_lines, typed
 from residuum.presets import preset
@@ -102,7 +102,8 @@ _FOLDER: tuple[str, dict[str, Any]] = ("resnet18", {"epochs": 90, "lr": 0.1, "wa
 
 def default_recipe(facts: Facts, model: str | None = None) -> Recipe:
     """What `residuum train --data ...` does by itself: a network and schedule that fit the data."""
-    name, fields = _BY_DATA.get(facts.name, _FOLDER)
+    small = isinstance(facts, Folder) and 0 < facts.side <= SMALL_IMAGE
+    name, fields = _BY_DATA.get(facts.name, _BY_DATA["cifar10"] if small else _FOLDER)
     config = preset(model or name).replace(in_channels=facts.channels, num_classes=len(facts.classes))
     return Recipe(data=facts.name, model=config).replace(**fields)
 
@@ -121,9 +122,8 @@ def recipe_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"model in {path} is {model!r}; it must be a table: [model] with a line preset = {model!r}")
     known = ["preset", *(f.name for f in dataclasses.fields(ResNetConfig))]
     refuse_unknown(model, known, f"field of [model], in {path}")
-    for name in ("data",):
-        if not isinstance(values.get(name, ""), str):
-            raise ConfigError(f"{name} in {path} is {values[name]!r}; it must be text")
+    if not isinstance(values.get("data", ""), str):
+        raise ConfigError(f"data in {path} is {values['data']!r}; it must be text")
     return values
 
 

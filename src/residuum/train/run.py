@@ -44,9 +44,13 @@ class Run:
         try:
             write_text(path / "config.toml", recipe.to_toml(), RunError)
         except RunError:
-            shutil.rmtree(path, ignore_errors=True)
+            run.remove()
             raise
         return run
+
+    def remove(self) -> None:
+        """Remove the folder and what is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     @classmethod
     def open(cls, path: Path) -> tuple["Run", Recipe]:

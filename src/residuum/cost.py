@@ -1,0 +1,101 @@
+"""What a network costs, found by running it on torch's meta device: real shapes and operations, no numbers computed.
+
+A multiply-add (MAC) is two floating-point operations. Norms, activations and pools are not counted, as in the papers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from residuum.config import ResNetConfig
+from residuum.errors import ConfigError, first_line
+from residuum.nn.resnet import ResNet
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """The cost of a stem, stage or head: its output's shape, parameters, MAC of the forward pass for the whole batch.
+
+    `activation_bytes` is what it keeps for the backward pass, parameters aside; a tensor that two parts keep counts in
+    the first of them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    blocks: int
+    parameters: int
+    macs: int
+    activation_bytes: int
+
+
+class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the operations of what runs under it, by torch's own formulas, and the storages autograd keeps."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+        self.kept = {p.untyped_storage()._cdata: p.untyped_storage() for p in model.parameters()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self.kept[storage._cdata] = storage  # held, so that no later storage takes its address
+        return tensor
+
+    def reading(self) -> tuple[int, int]:
+        """MAC and bytes so far."""
+        return self.flops // 2, sum(storage.nbytes() for storage in self.kept.values())
+
+
+def cost(
+    config: ResNetConfig, size: tuple[int, int] = (224, 224), batch: int = 1, dtype: torch.dtype = torch.float32
+) -> list[PartCost]:
+    """The cost of each part of a network in training on (batch, in_channels, *size) images of `dtype`.
+
+    The blocks of a stage are alike from the second on, so two of them are run and the second stands for the rest.
+    Raises `ConfigError` where the images are too small for the network.
+    """
+    # A block that is skipped for the whole batch would be seen as free.
+    short = config.replace(depths=tuple(min(depth, 2) for depth in config.depths), stochastic_depth_mode="row")
+    with torch.device("meta"):
+        model = ResNet(short).to(dtype)
+        x = torch.empty(batch, config.in_channels, *size, dtype=dtype)
+    meter = _Meter(model)
+
+    def run(name: str, part: Callable[[Tensor], Tensor], modules: list[nn.Module]) -> PartCost:
+        nonlocal x
+        macs, kept = meter.reading()
+        try:
+            with meter, saved_tensors_hooks(meter.keep, lambda tensor: tensor):
+                x = part(x)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"{batch} image(s) of {size[0]}x{size[1]} do not pass through the {name} in training "
+                f"({first_line(error)}); use larger images or a larger batch"
+            ) from None
+        macs_after, kept_after = meter.reading()
+        parameters = sum(p.numel() for module in modules for p in module.parameters())
+        return PartCost(name, tuple(x.shape), 0, parameters, macs_after - macs, kept_after - kept)
+
+    parts = [run("stem", model.stem, [model.conv1, model.bn1, model.maxpool])]
+    for info, stage, depth in zip(model.feature_info, model.stages, config.depths, strict=True):
+        first, *second = (run(info.name, block, [block]) for block in stage)
+        total = {
+            name: getattr(first, name) + (depth - 1) * getattr(second[0] if second else first, name)
+            for name in ("parameters", "macs", "activation_bytes")
+        }
+        parts.append(PartCost(info.name, tuple(x.shape), depth, **total))
+    parts.append(run("head", model.head, [model.norm, model.fc]))
+    return parts
