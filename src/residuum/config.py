@@ -210,8 +210,8 @@ class ResNetConfig:
             blocks = []
             for i in range(depth):
                 rate = self.stochastic_depth * index / last
-                first = (channels, stride, first_dilation) if i == 0 else (out, 1, dilation)
-                blocks.append(BlockPlan(kind, first[0], self._inner(kind, base), out, *first[1:], dilation, rate))
+                inp, step, before = (channels, stride, first_dilation) if i == 0 else (out, 1, dilation)
+                blocks.append(BlockPlan(kind, inp, self._inner(kind, base), out, step, dilation, before, rate))
                 index += 1
             if self.downsample == "pad" and out < channels:
                 raise ConfigError(

@@ -24,10 +24,12 @@ class _Canvas:
     middle: float
     x: float = 0.0
 
-    def bar(self, width: float, height: float, colour: str, alpha: float = 1.0) -> None:
+    def bar(self, width: float, height: float, colour: str, strength: float = 1.0) -> None:
+        from matplotlib.colors import to_rgb
         from matplotlib.patches import Rectangle
 
-        box = Rectangle((self.x, self.middle - height / 2), width, height, facecolor=colour, alpha=alpha, linewidth=0)
+        mixed = tuple(1 - strength * (1 - part) for part in to_rgb(colour))  # with white: no line shines through
+        box = Rectangle((self.x, self.middle - height / 2), width, height, facecolor=mixed, linewidth=0)
         self.axes.add_patch(box)
         self.x += width
 
@@ -66,15 +68,15 @@ def draw(config: ResNetConfig, path: Path, *, name: str, figures: str, size: tup
     unit = min(0.5, max(0.13, 11 / blocks))  # inches for a block and the gap after it
     widths = [max(_LABEL, unit * depth) for depth in config.depths]
     total = 2 * _LABEL + sum(widths) + 0.35 * (len(widths) + 1) + 0.5
-    figure = Figure(figsize=(total, 4.3))
+    figure = Figure(figsize=(total, 4.55))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, total)
-    axes.set_ylim(0, 4.3)
+    axes.set_ylim(-0.25, 4.3)
     axes.set_axis_off()
     axes.text(0.3, 4.12, name, ha="left", va="top", fontsize=14, fontweight="bold", color=_INK)
     axes.text(0.3, 3.83, figures, ha="left", va="top", fontsize=9, color="#475569")
-    key = "dark: 3x3   light: 1x1   grey arc: identity shortcut   orange arc: shortcut that changes the shape"
-    axes.text(total - 0.3, 4.08, key, ha="right", va="top", fontsize=8, color="#475569")
+    key = "dark: 3x3, light: 1x1\ngrey arc: identity shortcut, orange arc: shortcut that changes the shape"
+    axes.text(0.3, 0.12, key, ha="left", va="top", fontsize=7, color="#64748b", linespacing=1.4)
     canvas = _Canvas(axes, middle=2.1, x=0.3)
     axes.plot([0.3, total - 0.3], [canvas.middle] * 2, color="#e2e8f0", linewidth=1, zorder=0)
 

@@ -1,0 +1,41 @@
+"""Presets: which there are, and what is said of one that is not."""
+
+import pytest
+
+from residuum import PRESETS, ConfigError, create, preset
+
+TORCHVISION = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
+    "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
+)  # fmt: skip
+
+
+def test_the_published_families_are_there():
+    names = set(PRESETS)
+    assert names.issuperset(TORCHVISION)
+    assert names.issuperset({f"resnet{d}d" for d in (18, 34, 50, 101, 152)})
+    assert names.issuperset({f"resnetrs{d}" for d in (50, 101, 152, 200, 270, 350, 420)})
+    assert names.issuperset({"seresnet50", "ecaresnet50d", "preresnet50", "cifar_preresnet110"})
+    assert names.issuperset({f"cifar_resnet{d}" for d in (20, 32, 44, 56, 110)})
+
+
+# He et al. (2015), table 6, in millions.
+@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
+def test_cifar_nets_have_the_published_parameters(depth, millions):
+    count = sum(p.numel() for p in create(f"cifar_resnet{depth}").parameters())
+    assert count / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_names():
+    with pytest.raises(ConfigError, match="no preset 'resnet51'.*did you mean 'resnet50'"):
+        preset("resnet51")
+    with pytest.raises(ConfigError, match="no preset 'vgg'"):
+        create("vgg")
+
+
+def test_create_changes_fields_and_takes_a_config_too():
+    model = create("resnet18", num_classes=10, width=0.25)
+    assert model.config == preset("resnet18").replace(num_classes=10, width=0.25)
+    assert create(model.config, num_classes=5).fc.out_features == 5
+    with pytest.raises(ConfigError, match="'classes' is not a field"):
+        create("resnet18", classes=10)
