@@ -31,20 +31,25 @@ def config_fields(draw):
             "stochastic_depth_mode": "DropMode",
         }.items()
     }  # fmt: skip
+    # Three in four draws keep to what goes together, so that most networks are built.
+    tame = draw(st.integers(0, 3)) > 0
+    plain = tame and "basic" in (block if isinstance(block, tuple) else (block,))
+    if plain:
+        choose["stride_on"] = "3x3"
     return choose | {
         "block": block,
         "depths": tuple(draw(st.lists(st.integers(1, 2), min_size=stages, max_size=stages))),
-        "widths": tuple(draw(st.lists(st.integers(1, 24), min_size=stages, max_size=stages))),
-        "groups": draw(st.sampled_from([1, 1, 2, 4])),
-        "width_per_group": draw(st.sampled_from([64, 64, 4, 32, 128])),
+        "widths": tuple(sorted(draw(st.lists(st.integers(4 if tame else 1, 24), min_size=stages, max_size=stages)))),
+        "groups": 1 if plain else draw(st.sampled_from([1, 2, 4])),
+        "width_per_group": 64 if plain else draw(st.sampled_from([64, 32, 128] if tame else [64, 4, 32, 128])),
         "width": draw(st.sampled_from([1.0, 1.0, 0.25, 0.6, 1.5])),
-        "stem_width": draw(st.integers(1, 24)),
-        "downsample_kernel": draw(st.sampled_from([1, 1, 3])),
+        "stem_width": 4 * draw(st.integers(2, 6)) if tame else draw(st.integers(1, 24)),
+        "downsample_kernel": 1 if tame and choose["downsample"] != "conv" else draw(st.sampled_from([1, 3])),
         "preact": draw(st.booleans()),
         "attention_ratio": draw(st.sampled_from([1 / 16, 0.25, 1.0])),
         "stochastic_depth": draw(st.sampled_from([0.0, 0.3])),
         "zero_init_residual": draw(st.booleans()),
-        "output_stride": draw(st.sampled_from([32, 32, 16, 8, 2])),
+        "output_stride": draw(st.sampled_from([32, 16, 8, 4] if tame else [32, 8, 2])),
         "in_channels": draw(st.integers(1, 4)),
         "num_classes": draw(st.sampled_from([0, 1, 7])),
         "dropout": draw(st.sampled_from([0.0, 0.2])),
@@ -94,7 +99,7 @@ def test_width_scales_parameters_by_its_square(name, low, high):
             model = ResNet(fields.ResNetConfig.from_dict(base | {"width": width}))
         channels = [s.channels for s in model.config.stages] + list(model.config.stem_channels[-1:])
         assert all(c % 8 == 0 for c in channels)
-        # Every branch convolution scales on both sides; its channels are within a tenth of what was asked, or half of 8.
+        # Every convolution scales on both sides; rounding leaves each side within about a tenth.
         return sum(p.numel() for p in model.layer4.parameters() if p.ndim == 4)
 
     from residuum import preset

@@ -87,6 +87,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+        for module in self.modules():  # after the convolutions of all blocks have been filled
             if isinstance(module, Block) and self.config.zero_init_residual:
                 module.zero_init()
 
