@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from residuum.config import ResNetConfig
-from residuum.errors import WeightsError, first_line
+from residuum.errors import ConfigError, WeightsError, first_line
 from residuum.files import write_whole
 from residuum.nn.resnet import ResNet
 
@@ -39,7 +39,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(noted)
         ResNetConfig.from_dict(values["config"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"the metadata of {path} is damaged ({error})") from None
     return values
 

@@ -182,6 +182,7 @@ class FileBatches:
             collate_fn=_collate,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
+            generator=torch.Generator(),  # else each epoch draws from the global one, and a resumed epoch twice
             worker_init_fn=_leave_interrupts_to_the_main_process,
         )
 

@@ -93,7 +93,7 @@ def read_image(path: str, channels: int) -> Tensor:
         raise DataError(f"{path} cannot be decoded as an image ({reason})") from None
     if image.ndim == 4:  # an animation: its first frame
         image = image[0]
-    return image if image.dtype == torch.uint8 else (image >> 8).to(torch.uint8)
+    return image if image.dtype == torch.uint8 else (image.int() >> 8).to(torch.uint8)
 
 
 def _digits() -> tuple[Part, Part]:

@@ -1,11 +1,13 @@
 """The training loop: plain PyTorch, from a recipe to a run folder."""
 
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +20,7 @@ from residuum.data.batches import Augmentation, Batches, make_batches
 from residuum.data.facts import Facts
 from residuum.data.sources import Source, open_source
 from residuum.devices import keep_freed_memory, pick_device, probe_bf16
-from residuum.errors import DataError, DivergedError, RunError, first_line
+from residuum.errors import DataError, DivergedError, RunError, WeightsError, first_line
 from residuum.nn.resnet import ResNet
 from residuum.train.progress import Reporter
 from residuum.train.recipe import Recipe
@@ -45,6 +47,14 @@ class Progress:
         self.step = self.seen = 0
         self.losses = torch.zeros(steps, device=device)
         self.correct = torch.zeros((), dtype=torch.long, device=device)
+
+
+def rate(step: int, *, total: int, warmup: float) -> float:
+    """The learning rate of a step as a share of its peak: a straight rise, then half a cosine down (1608.03983)."""
+    rise = round(warmup * total)
+    if step < rise:
+        return (step + 1) / rise
+    return (1 + math.cos(math.pi * (step - rise) / max(total - rise, 1))) / 2
 
 
 @dataclass(frozen=True)
@@ -98,8 +108,8 @@ class Session:
             fused=device.type in ("cpu", "cuda", "mps"),
         )
         steps = len(self.train_batches)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, recipe.lr, recipe.epochs * steps, pct_start=recipe.warmup, cycle_momentum=False
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, partial(rate, total=recipe.epochs * steps, warmup=recipe.warmup)
         )
         self.progress = Progress()
         self.progress.begin_epoch(steps, device)
@@ -219,7 +229,7 @@ def start(recipe: Recipe, facts: Facts, out: Path, root: Path, reporter: Reporte
     try:
         _save(run, session)
         return _train(run, session, reporter)
-    except (DataError, RunError):
+    except (DataError, RunError, WeightsError):
         if session.progress.epoch == 0:  # an image or a disk that is bad from the start leaves nothing behind
             run.remove()
         raise

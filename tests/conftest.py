@@ -1,0 +1,75 @@
+"""What several tests need: small image folders, a quick run, the command line in this process."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from residuum import cli
+
+
+@dataclass
+class Result:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run a command line in this process: `command("train", "--epochs", 2)`."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["residuum", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def refused(command):
+    """Run a command line that must fail as a user's mistake, exit code 2 and no traceback; gives what it said."""
+
+    def run(*args):
+        result = command(*args)
+        text = " ".join((result.err or result.out).split())
+        assert result.code == 2, result
+        assert text
+        assert "Traceback" not in result.out + result.err
+        return text
+
+    return run
+
+
+def paint(path: Path, side: int, colour: tuple[int, int, int], seed: int) -> None:
+    """A noisy image of one colour."""
+    noise = np.random.default_rng(seed).integers(0, 40, (side, side, 3))
+    Image.fromarray((np.array(colour) + noise).astype(np.uint8)).save(path)
+
+
+COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Make a folder of three colours: `image_folder(side=16, train=8, test=4)`."""
+
+    def make(side=16, train=8, test=4, test_name="test", ending="png"):
+        root = tmp_path / "colours"
+        for part, count in (("train", train), (test_name, test)):
+            for label, (name, colour) in enumerate(COLOURS.items()):
+                folder = root / part / name
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    paint(folder / f"{i}.{ending}", side, colour, seed=100 * label + i + (part != "train") * 1000)
+        return root
+
+    return make

@@ -1,0 +1,81 @@
+"""Costs: published counts, torch's own counter, and what a real step keeps."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from residuum import PRESETS, ConfigError, ResNetConfig, create, preset
+from residuum.cost import cost
+from residuum.summary import usual_size
+
+
+def total(parts, name):
+    return sum(getattr(part, name) for part in parts)
+
+
+def test_resnet50_is_as_published():
+    parts = cost(preset("resnet50"))
+    assert total(parts, "parameters") == 25_557_032
+    assert round(total(parts, "macs") / 1e9, 2) == 4.09
+    assert [part.shape for part in parts] == [
+        (1, 64, 56, 56), (1, 256, 56, 56), (1, 512, 28, 28), (1, 1024, 14, 14), (1, 2048, 7, 7), (1, 1000),
+    ]  # fmt: skip
+    assert [part.blocks for part in parts] == [0, 3, 4, 6, 3, 0]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_parameters_are_the_networks_own(name):
+    with torch.device("meta"):
+        model = create(name)
+    count = sum(p.numel() for p in model.parameters())
+    assert total(cost(preset(name), usual_size(preset(name)), batch=2), "parameters") == count
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "resnetrs101", "ecaresnet26t", "cifar_preresnet56"])
+def test_macs_are_those_that_torch_counts_over_the_whole_network(name):
+    config = preset(name)
+    size = usual_size(config)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        create(name)(torch.empty(2, config.in_channels, *size))
+    assert total(cost(config, size, batch=2), "macs") == counter.get_total_flops() // 2
+
+
+VARIANTS = [
+    {},
+    {"block": "basic", "downsample": "pad"},
+    {"preact": True, "attention": "se"},
+    {"activation": "gelu", "attention": "eca", "antialias": "blur"},
+    {"norm": "group", "stem": "deep", "downsample": "avg", "stem_pool": "conv"},
+    {"dropout": 0.3, "stochastic_depth": 0.2},
+]
+
+
+@pytest.mark.parametrize("fields", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_are_what_a_real_step_keeps(fields, dtype):
+    torch.manual_seed(0)
+    config = ResNetConfig(depths=(3, 2, 4), widths=(8, 16, 24), stem_width=8, num_classes=10, **fields)
+    model = create(config).to(dtype)
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(torch.randn(3, 3, 61, 45, dtype=dtype))
+    measured = sum(storage.nbytes() for storage in kept.values())
+    predicted = total(cost(config, (61, 45), 3, dtype), "activation_bytes")
+    if dtype == torch.float32:
+        assert predicted == measured
+    else:  # the statistics of a norm, two numbers a channel: float32 on CUDA and meta, bfloat16 on the CPU
+        statistics = sum(2 * m.num_features for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+        assert 0 <= predicted - measured <= 2 * statistics
+
+
+def test_images_too_small_to_train_on_are_refused():
+    with pytest.raises(ConfigError, match=r"1 image\(s\) of 8x8 do not pass.*larger"):
+        cost(preset("resnet50"), (8, 8))
