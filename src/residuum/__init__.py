@@ -7,29 +7,46 @@ if TYPE_CHECKING:
     from residuum.config import ResNetConfig as ResNetConfig
     from residuum.errors import ConfigError as ConfigError
     from residuum.errors import ResiduumError as ResiduumError
+    from residuum.errors import WeightsError as WeightsError
     from residuum.nn.resnet import ResNet as ResNet
     from residuum.nn.resnet import create as create
     from residuum.presets import PRESETS as PRESETS
     from residuum.presets import preset as preset
+    from residuum.weights import load as load
+    from residuum.weights import save as save
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ConfigError": "residuum.errors",
-    "PRESETS": "residuum.presets",
-    "ResNet": "residuum.nn.resnet",
-    "ResNetConfig": "residuum.config",
-    "ResiduumError": "residuum.errors",
-    "create": "residuum.nn.resnet",
-    "preset": "residuum.presets",
+    "ConfigError": "errors",
+    "PRESETS": "presets",
+    "ResNet": "nn.resnet",
+    "ResNetConfig": "config",
+    "ResiduumError": "errors",
+    "WeightsError": "errors",
+    "create": "nn.resnet",
+    "load": "weights",
+    "preset": "presets",
+    "save": "weights",
 }
-__all__ = ["PRESETS", "ConfigError", "ResNet", "ResNetConfig", "ResiduumError", "create", "preset"]
+__all__ = [
+    "PRESETS",
+    "ConfigError",
+    "ResNet",
+    "ResNetConfig",
+    "ResiduumError",
+    "WeightsError",
+    "create",
+    "load",
+    "preset",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'residuum' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"residuum.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

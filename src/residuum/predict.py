@@ -19,7 +19,7 @@ class Prediction:
     classes: tuple[tuple[str, float], ...]
 
 
-def predict(source: Path, images: Sequence[str], *, top: int = 3, device: str = "auto") -> list[Prediction]:
+def predict(source: str | Path, images: Sequence[str], *, top: int = 3, device: str = "auto") -> list[Prediction]:
     """Classify image files with a run's folder or weights file.
 
     Raises `WeightsError` for weights that cannot be read or were not saved by training, `DataError` for an image.
@@ -32,6 +32,7 @@ def predict(source: Path, images: Sequence[str], *, top: int = 3, device: str = 
 
     if not images:
         raise DataError("no image was given; name at least one file")
+    source = Path(source)
     path = source / "weights.safetensors" if source.is_dir() else source
     classes, preprocessing = _metadata(path, read_metadata(path))
     place = pick_device(device)
