@@ -4,15 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from residuum.backbone import Pyramid as Pyramid
+    from residuum.backbone import Segmentation as Segmentation
+    from residuum.backbone import freeze as freeze
     from residuum.config import ResNetConfig as ResNetConfig
     from residuum.errors import ConfigError as ConfigError
     from residuum.errors import ResiduumError as ResiduumError
     from residuum.errors import WeightsError as WeightsError
+    from residuum.infer import infer_config as infer_config
     from residuum.nn.resnet import ResNet as ResNet
     from residuum.nn.resnet import create as create
     from residuum.presets import PRESETS as PRESETS
     from residuum.presets import preset as preset
     from residuum.weights import load as load
+    from residuum.weights import load_weights as load_weights
     from residuum.weights import save as save
 
 __version__ = "0.1.0"
@@ -20,24 +25,34 @@ __version__ = "0.1.0"
 _HOMES = {
     "ConfigError": "errors",
     "PRESETS": "presets",
+    "Pyramid": "backbone",
     "ResNet": "nn.resnet",
     "ResNetConfig": "config",
     "ResiduumError": "errors",
+    "Segmentation": "backbone",
     "WeightsError": "errors",
     "create": "nn.resnet",
+    "freeze": "backbone",
+    "infer_config": "infer",
     "load": "weights",
+    "load_weights": "weights",
     "preset": "presets",
     "save": "weights",
 }
 __all__ = [
     "PRESETS",
     "ConfigError",
+    "Pyramid",
     "ResNet",
     "ResNetConfig",
     "ResiduumError",
+    "Segmentation",
     "WeightsError",
     "create",
+    "freeze",
+    "infer_config",
     "load",
+    "load_weights",
     "preset",
     "save",
 ]

@@ -1,4 +1,4 @@
-"""The command line: `residuum train`, `predict`, `summary`, `presets`. Parses, calls, and prints errors in one line."""
+"""The command line: `residuum train`, `predict`, `convert`, ... Parses, calls, and prints errors in one line."""
 
 import os
 import sys
@@ -78,6 +78,26 @@ class Presets:
     contains: Annotated[str, tyro.conf.Positional] = ""
 
 
+@dataclass(frozen=True)
+class Convert:
+    """Write weights in the layout of another library. Reads all that 'inspect' reads."""
+
+    # weights file, folder, or reference such as hf:microsoft/resnet-50
+    source: Annotated[str, tyro.conf.Positional]
+    # file to write, ending in .safetensors, .pt or .pth; for hf it may be a folder, as from_pretrained wants it
+    target: Annotated[Path, tyro.conf.Positional]
+    # whose layout to write
+    to: Literal["residuum", "torchvision", "timm", "hf", "detectron2"] = "residuum"
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Show what a weights file holds: its layout, the presets that fit, parameters, precision, NaNs."""
+
+    # weights file, folder, or reference such as timm:resnet50.a1_in1k
+    source: Annotated[str, tyro.conf.Positional]
+
+
 def _train(args: list[str]) -> Train:
     """`Train` with the defaults that go with the data, preset and recipe file named on the line."""
     file = _value(args, "--recipe")
@@ -99,6 +119,8 @@ COMMANDS: dict[str, tuple[type, Callable[[list[str]], Any]]] = {
     "train": (Train, _train),
     "summary": (Summary, _summary),
     "presets": (Presets, lambda args: Presets()),
+    "convert": (Convert, lambda args: Convert(tyro.MISSING, tyro.MISSING)),
+    "inspect": (Inspect, lambda args: Inspect(tyro.MISSING)),
     "predict": (Predict, lambda args: Predict(tyro.MISSING, tyro.MISSING)),
 }
 
@@ -182,11 +204,51 @@ def run_presets(command: Presets, console: Console) -> int:
     return 0
 
 
+def run_convert(command: Convert, console: Console) -> int:
+    """Convert, and say what was written."""
+    from residuum.weights import convert
+
+    config = convert(command.source, command.target, command.to)
+    console.print(
+        f"written: {command.target}, in the layout of {command.to}: depth {config.depth}, {config.num_classes} classes",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if command.to == "detectron2":
+        console.print("detectron2 feeds BGR: its config must say INPUT.FORMAT 'RGB' for weights trained on RGB images.")
+    return 0
+
+
+def run_inspect(command: Inspect, console: Console) -> int:
+    """Print what was found."""
+    from rich.table import Table
+
+    from residuum.weights import inspect
+
+    found = inspect(command.source)
+    usual = ResNetConfig()
+    table = Table(show_header=False)
+    table.add_row("layout", found.layout)
+    exact = not found.differing
+    table.add_row("fits" if exact else "nearest", ", ".join(found.presets))
+    if not exact:
+        table.add_row("differs in", ", ".join(found.differing))
+    fields = {name: value for name, value in found.config.to_dict().items() if value != getattr(usual, name)}
+    table.add_row("config", "\n".join(f"{name} = {value}" for name, value in fields.items()) or "that of resnet50")
+    table.add_row("parameters", f"{found.parameters:,}")
+    table.add_row("precision", ", ".join(found.precisions))
+    table.add_row("NaN or infinite", ", ".join(found.not_finite) or "none")
+    console.print(table)
+    return 0
+
+
 RUN: dict[type, Callable[[Any, Console], int]] = {
     Train: run_train,
     Predict: run_predict,
     Summary: run_summary,
     Presets: run_presets,
+    Convert: run_convert,
+    Inspect: run_inspect,
 }
 
 

@@ -12,7 +12,7 @@ from residuum.fields import inside, parse_json, parse_toml, refuse_unknown, toml
 
 BlockKind = Literal["bottleneck", "basic"]
 Stem = Literal["conv7", "deep", "tiered", "conv3"]
-StemPool = Literal["max", "conv", "none"]
+StemPool = Literal["max", "max0", "conv", "none"]
 Downsample = Literal["conv", "avg", "pad"]
 StrideOn = Literal["3x3", "1x1"]
 Attention = Literal["none", "se", "eca"]
@@ -27,7 +27,9 @@ _CHOICES = {
     "stem": Stem, "stem_pool": StemPool, "downsample": Downsample, "stride_on": StrideOn, "attention": Attention,
     "antialias": Antialias, "norm": Norm, "activation": Activation, "stochastic_depth_mode": DropMode,
 }  # fmt: skip
-_AT_LEAST = {"groups": 1, "width_per_group": 1, "stem_width": 1, "in_channels": 1, "num_classes": 0}
+_AT_LEAST = {
+    "groups": 1, "width_per_group": 1, "reduce_first": 1, "stem_width": 1, "in_channels": 1, "num_classes": 0
+}  # fmt: skip
 _RANGES = {"stochastic_depth": "[0, 1)", "dropout": "[0, 1)", "attention_ratio": "(0, 1]", "width": "(0, 64]"}
 
 
@@ -37,7 +39,8 @@ class BlockPlan:
 
     kind: BlockKind
     in_channels: int
-    width: int  # channels inside the branch
+    first_width: int  # channels out of the branch's first convolution
+    width: int  # channels inside the branch after it
     out_channels: int
     stride: int
     dilation: int  # of the block's stage
@@ -76,13 +79,15 @@ class ResNetConfig:
     groups: int = 1
     # channels of each group where the stage's width is 64; Wide-50-2 is 128 (1605.07146)
     width_per_group: int = 64
+    # divides the channels of each branch's first convolution; SENet-154 has 2
+    reduce_first: int = 1
     # width factor: scales stem, stages and head together, rounded to multiples of 8 and of groups
     width: float = 1.0
     # 7x7, three 3x3 (1812.01187), three 3x3 of growing width, or one 3x3 without stride for small images
     stem: Stem = "conv7"
     # channels the stem puts out
     stem_width: int = 64
-    # max pool, a strided convolution instead (2103.07579), or none
+    # max pool, max pool with zeros at the edge (BiT), a strided convolution instead (2103.07579), or none
     stem_pool: StemPool = "max"
     # shortcut that changes shape: strided convolution, average pool then 1x1 (ResNet-D), or option A
     downsample: Downsample = "conv"
@@ -90,6 +95,8 @@ class ResNetConfig:
     downsample_kernel: int = 1
     # where a bottleneck strides: 3x3 is v1.5, 1x1 is v1 (Caffe, detectron2)
     stride_on: StrideOn = "3x3"
+    # stride of the first stage; Hugging Face's `downsample_in_first_stage` is 2
+    first_stride: int = 1
     # v2 (1603.05027): norm and activation before each convolution, a final norm before the head
     preact: bool = False
     # squeeze-and-excitation (1709.01507) or efficient channel attention (1910.03151) at the branch's end
@@ -100,6 +107,8 @@ class ResNetConfig:
     antialias: Antialias = "none"
     # batch norm or group norm of 32 groups (1803.08494)
     norm: Norm = "batch"
+    # convolve with weights of mean 0 and variance 1 per filter (1903.10520), as BiT does
+    weight_standardization: bool = False
     # activation after each norm
     activation: Activation = "relu"
     # rate at which training drops the last block's branch, growing linearly from 0 at the first (1603.09382)
@@ -155,6 +164,7 @@ class ResNetConfig:
         if self.stride_on == "1x1" and "bottleneck" not in self.kinds:
             raise ConfigError("stride_on='1x1' needs a bottleneck block: a basic block has no 1x1; use stride_on='3x3'")
         self._need(self.downsample_kernel in (1, 3), "downsample_kernel", "1 or 3")
+        self._need(self.first_stride in (1, 2), "first_stride", "1 or 2")
         if self.downsample_kernel != 1 and self.downsample != "conv":
             raise ConfigError(
                 f"downsample_kernel={self.downsample_kernel} needs downsample='conv': "
@@ -202,16 +212,22 @@ class ResNetConfig:
         channels, net_stride, dilation = self.stem_channels[-1], self.stem_stride, 1
         index, last = 0, max(sum(self.depths) - 1, 1)
         for number, (kind, depth, base) in enumerate(zip(self.kinds, self.depths, self.widths, strict=True)):
-            stride, first_dilation = (1 if number == 0 else 2), dilation
+            stride, first_dilation = (self.first_stride if number == 0 else 2), dilation
             if net_stride * stride > self.output_stride:
                 stride, dilation = 1, dilation * stride
             net_stride *= stride
-            out = self.scaled(base) * EXPANSION[kind]
+            out, inner = self.scaled(base) * EXPANSION[kind], self._inner(kind, base)
+            first = inner // self.reduce_first
+            if first == 0 or first % self.groups:
+                raise ConfigError(
+                    f"reduce_first={self.reduce_first} leaves {first} channels in stage {number + 1}, which groups="
+                    f"{self.groups} do not divide; use a smaller one"
+                )
             blocks = []
             for i in range(depth):
                 rate = self.stochastic_depth * index / last
                 inp, step, before = (channels, stride, first_dilation) if i == 0 else (out, 1, dilation)
-                blocks.append(BlockPlan(kind, inp, self._inner(kind, base), out, step, dilation, before, rate))
+                blocks.append(BlockPlan(kind, inp, first, inner, out, step, dilation, before, rate))
                 index += 1
             if self.downsample == "pad" and out < channels:
                 raise ConfigError(

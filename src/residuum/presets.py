@@ -1,4 +1,8 @@
-"""Published networks by name: torchvision's and timm's names, the CIFAR nets of the papers, pre-activation nets."""
+"""Published networks by name: torchvision's and timm's names, the CIFAR nets of the papers, pre-activation nets.
+
+Two of timm's `resnet` module are left out: in `ecaresnet50d_pruned` and `ecaresnet101d_pruned` each block has channel
+numbers of its own, which no field says.
+"""
 
 from typing import Any
 
@@ -15,6 +19,8 @@ _ECA: Fields = {"attention": "eca"}
 _AVG: Fields = {"antialias": "avg"}
 _BLUR: Fields = {"antialias": "blur"}
 _RS: Fields = _D | _SE | {"attention_ratio": 0.25, "stem_pool": "conv"}  # 2103.07579
+_PREACT: Fields = {"preact": True}  # 1603.05027
+_BIT: Fields = {"norm": "group", "weight_standardization": True, "stem_pool": "max0"}  # 1912.11370
 _CIFAR: Fields = {  # 1512.03385, section 4.2
     "block": "basic", "widths": (16, 32, 64), "stem": "conv3", "stem_width": 16, "stem_pool": "none",
     "downsample": "pad", "num_classes": 10,
@@ -94,15 +100,31 @@ def _build() -> dict[str, ResNetConfig]:
     add("seresnetaa50d", 50, _D, _SE, _AVG)
     add("seresnextaa101d_32x8d", 101, _resnext(32, 8), _D, _SE, _AVG)
     add("seresnextaa201d_32x8d", 201, _resnext(32, 8), _D, _SE, _AVG, {"stem_width": 128})
+    add("senet154", 152, _resnext(64, 4), _SE, {
+        "stem": "deep", "stem_width": 128, "downsample_kernel": 3, "reduce_first": 2
+    })  # fmt: skip
+    add("test_resnet", 10, {
+        "block": ("basic", "basic", "bottleneck", "basic"), "widths": (32, 48, 48, 96), "stem": "deep",
+        "stem_width": 32, "downsample": "avg",
+    })  # fmt: skip
     for depth, depths in _RS_DEPTHS.items():
         add(f"resnetrs{depth}", 50, _RS, {"depths": depths})
 
     for depth in (20, 32, 44, 56, 110):
         add(f"cifar_resnet{depth}", 10, _CIFAR, {"depths": ((depth - 2) // 6,) * 3})
     for depth in (50, 101, 152):
-        add(f"preresnet{depth}", depth, {"preact": True})
+        add(f"preresnet{depth}", depth, _PREACT)
+    # timm's resnetv2
+    for depth, kind in ((18, _BASIC), (34, _BASIC), (50, {}), (101, {}), (152, {})):
+        add(f"resnetv2_{depth}", depth, kind, _PREACT)
+        add(f"resnetv2_{depth}d", depth, kind, _PREACT, _D)
+    add("resnetv2_50t", 50, _PREACT, _T)
+    add("resnetv2_50d_gn", 50, _PREACT, _D, {"norm": "group"})
+    for depth, factor in ((50, 1), (50, 3), (101, 1), (101, 3), (152, 2), (152, 4)):
+        add(f"resnetv2_{depth}x{factor}_bit", depth, _PREACT, _BIT, {"width": float(factor)})
+
     for depth in (20, 56, 110):
-        add(f"cifar_preresnet{depth}", 10, _CIFAR, {"depths": ((depth - 2) // 6,) * 3, "preact": True})
+        add(f"cifar_preresnet{depth}", 10, _CIFAR, _PREACT, {"depths": ((depth - 2) // 6,) * 3})
     # 8x8 grey digits: no stride in the stem, two stages.
     add("digits_resnet", 10, _CIFAR, {"depths": (2, 2), "widths": (32, 64), "stem_width": 32, "in_channels": 1})
     return nets

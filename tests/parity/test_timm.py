@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tests.networks import relative, scramble
 
 from residuum import PRESETS, create
+from tests.networks import relative, scramble
 
 timm = pytest.importorskip("timm")
 SHARED = sorted(set(PRESETS) & set(timm.list_models(module="resnet")))

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torchvision
-from tests.networks import relative, scramble
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from residuum import create
+from tests.networks import relative, scramble
 
 NAMES = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",

@@ -21,10 +21,21 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def conv(inp: int, out: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
+class StandardizedConv2d(nn.Conv2d):
+    """Convolution whose filters are brought to mean 0 and variance 1 first (1903.10520); timm's `StdConv2d` in BiT."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        filters = F.batch_norm(self.weight.flatten(1)[None], None, None, training=True, eps=1e-8)
+        filters = filters.view_as(self.weight)
+        return F.conv2d(x, filters, None, self.stride, self.padding, self.dilation, self.groups)
+
+
+def conv(
+    config: ResNetConfig, inp: int, out: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
     """Convolution without bias, padded so that (N, inp, H, W) becomes (N, out, ceil(H / stride), ceil(W / stride))."""
-    padding = dilation * (kernel // 2)
-    return nn.Conv2d(inp, out, kernel, stride, padding, dilation, groups, bias=False)
+    kind = StandardizedConv2d if config.weight_standardization else nn.Conv2d
+    return kind(inp, out, kernel, stride, dilation * (kernel // 2), dilation, groups, bias=False)
 
 
 def norm(config: ResNetConfig, channels: int) -> nn.Module:
@@ -118,11 +129,11 @@ def shortcut(config: ResNetConfig, plan: BlockPlan) -> nn.Module | None:
         return ZeroPadShortcut(plan)
     inp, out, stride = plan.in_channels, plan.out_channels, plan.stride
     if config.downsample == "avg":
-        layers = [_average(plan), conv(inp, out, 1)]
+        layers = [_average(plan), conv(config, inp, out, 1)]
     else:
         same_size = stride == 1 and plan.dilation == 1
         kernel = 1 if same_size else config.downsample_kernel
-        layers = [conv(inp, out, kernel, stride, plan.first_dilation if kernel > 1 else 1)]
+        layers = [conv(config, inp, out, kernel, stride, plan.first_dilation if kernel > 1 else 1)]
     return nn.Sequential(*layers, *([] if config.preact else [norm(config, out)]))
 
 
@@ -184,8 +195,8 @@ class StochasticDepth(nn.Module):
 def basic_branch(config: ResNetConfig, plan: BlockPlan, stride: int) -> tuple[list[nn.Conv2d], int]:
     """3x3, 3x3 (1512.03385, figure 5 left), and which of them strides."""
     convs = [
-        conv(plan.in_channels, plan.width, 3, stride, plan.first_dilation),
-        conv(plan.width, plan.out_channels, 3, dilation=plan.dilation),
+        conv(config, plan.in_channels, plan.first_width, 3, stride, plan.first_dilation),
+        conv(config, plan.first_width, plan.out_channels, 3, dilation=plan.dilation),
     ]
     return convs, 1
 
@@ -194,9 +205,9 @@ def bottleneck_branch(config: ResNetConfig, plan: BlockPlan, stride: int) -> tup
     """1x1, 3x3, 1x1 (1512.03385, figure 5 right), the 3x3 in groups (1611.05431), and which of them strides."""
     outer, inner = (stride, 1) if config.stride_on == "1x1" else (1, stride)
     convs = [
-        conv(plan.in_channels, plan.width, 1, outer),
-        conv(plan.width, plan.width, 3, inner, plan.first_dilation, config.groups),
-        conv(plan.width, plan.out_channels, 1),
+        conv(config, plan.in_channels, plan.first_width, 1, outer),
+        conv(config, plan.first_width, plan.width, 3, inner, plan.first_dilation, config.groups),
+        conv(config, plan.width, plan.out_channels, 1),
     ]
     return convs, 1 if config.stride_on == "1x1" else 2
 

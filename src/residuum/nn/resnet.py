@@ -21,12 +21,12 @@ def stem_convolutions(config: ResNetConfig) -> nn.Module:
     """`conv1`: one 7x7 or 3x3, or three 3x3 with norm and activation between (1812.01187); the first one strides."""
     widths = config.stem_channels
     if config.stem == "conv7":
-        return conv(config.in_channels, widths[0], 7, 2)
+        return conv(config, config.in_channels, widths[0], 7, 2)
     if config.stem == "conv3":
-        return conv(config.in_channels, widths[0], 3)
-    layers: list[nn.Module] = [conv(config.in_channels, widths[0], 3, 2)]
+        return conv(config, config.in_channels, widths[0], 3)
+    layers: list[nn.Module] = [conv(config, config.in_channels, widths[0], 3, 2)]
     for before, after in pairwise(widths):
-        layers += [norm(config, before), ACTIVATIONS[config.activation](), conv(before, after, 3)]
+        layers += [norm(config, before), ACTIVATIONS[config.activation](), conv(config, before, after, 3)]
     return nn.Sequential(*layers)
 
 
@@ -36,11 +36,12 @@ def stem_pool(config: ResNetConfig) -> nn.Module:
     if config.stem_pool == "none":
         return nn.Identity()
     if config.stem_pool == "conv":
-        subsample = (
-            [conv(channels, channels, 3, 1), antialias(config, 2)] if filtered else [conv(channels, channels, 3, 2)]
-        )
+        subsample: list[nn.Module] = [conv(config, channels, channels, 3, 1 if filtered else 2)]
+        subsample += [antialias(config, 2)] if filtered else []
         after = [] if config.preact else [norm(config, channels), ACTIVATIONS[config.activation]()]
         return nn.Sequential(*subsample, *after)
+    if config.stem_pool == "max0":  # differs where values below zero come in: no activation comes before
+        return nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, 2))
     if config.antialias == "blur":
         return nn.Sequential(nn.MaxPool2d(3, 1, 1), antialias(config, 2))
     return antialias(config, 2) if filtered else nn.MaxPool2d(3, 2, 1)

@@ -1,0 +1,131 @@
+"""Backbones for torchvision's detectors and segmenters; frozen stages and norms."""
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.segmentation import DeepLabV3
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+
+from residuum import ConfigError, Pyramid, Segmentation, create, freeze
+
+PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "imagenet-sample.tar"
+SMALL = {"width": 0.25, "num_classes": 0}
+
+
+def made():
+    """Four images, each with a bright square in its middle."""
+    torch.manual_seed(0)
+    images = 0.2 * torch.rand(4, 3, 96, 96)
+    images[:, :, 24:72, 24:72] += 0.6
+    return images
+
+
+def photographs():
+    """Four photographs, 96x96."""
+    if not PHOTOGRAPHS.exists():
+        pytest.skip(f"needs {PHOTOGRAPHS.name}, which is not there")
+    images = []
+    with tarfile.open(PHOTOGRAPHS) as archive:
+        for member in archive:
+            if member.name.lower().endswith((".jpg", ".jpeg")) and len(images) < 4:
+                data = np.frombuffer(archive.extractfile(member).read(), np.uint8).copy()
+                image = decode_image(torch.from_numpy(data), ImageReadMode.RGB)[None] / 255
+                images.append(nn.functional.interpolate(image, (96, 96), mode="bilinear", antialias=True))
+    return torch.cat(images)
+
+
+def improves(model, losses, steps):
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.02, momentum=0.9)
+    values = []
+    for _ in range(steps):
+        torch.manual_seed(1)  # the same anchors and proposals are sampled each time
+        loss = losses()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    return min(values[-3:]) < 0.9 * values[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [made, photographs])
+def test_faster_rcnn_trains_on_our_backbone(images):
+    pixels = images()
+    torch.manual_seed(0)
+    backbone = Pyramid(freeze(create("resnet18", **SMALL), stages=1), out_channels=32)
+    detector = FasterRCNN(backbone, num_classes=2, min_size=96, max_size=96, rpn_post_nms_top_n_train=100)
+    box = torch.tensor([[24.0, 24.0, 72.0, 72.0]])
+    targets = [{"boxes": box, "labels": torch.tensor([1])} for _ in pixels]
+    frozen = backbone.body.layer1[0].conv1.weight.clone()
+    assert improves(detector, lambda: sum(detector(list(pixels), targets).values()), 10)
+    assert torch.equal(frozen, backbone.body.layer1[0].conv1.weight)
+    assert set(detector.eval()(list(pixels))[0]) == {"boxes", "labels", "scores"}
+
+
+@pytest.mark.parametrize("images", [made, photographs])
+def test_deeplab_trains_on_our_backbone(images):
+    pixels = images()
+    torch.manual_seed(0)
+    backbone = Segmentation(create("resnet18", **SMALL, output_stride=8))
+    segmenter = DeepLabV3(backbone, DeepLabHead(backbone.channels, 2))
+    mask = torch.zeros(4, 96, 96, dtype=torch.long)
+    mask[:, 24:72, 24:72] = 1
+    segmenter.train()
+    assert improves(segmenter, lambda: nn.functional.cross_entropy(segmenter(pixels)["out"], mask), 8)
+    assert segmenter(pixels)["out"].shape == (4, 2, 96, 96)
+
+
+def test_a_pyramid_takes_the_stages_that_are_asked_for():
+    pyramid = Pyramid(create("resnet26", **SMALL), out_channels=16, stages=[2, 4])
+    maps = pyramid(torch.randn(1, 3, 64, 64))
+    assert {name: tuple(m.shape) for name, m in maps.items()} == {
+        "0": (1, 16, 8, 8),
+        "1": (1, 16, 2, 2),
+        "pool": (1, 16, 1, 1),
+    }
+
+
+@pytest.mark.parametrize("stages", [[], [0], [5], [2, 1], [1, 1]])
+def test_stages_that_are_not_there_are_refused(stages):
+    with pytest.raises(ConfigError, match="rising numbers from 1 to 4"):
+        Pyramid(create("resnet18", **SMALL), stages=stages)
+
+
+def test_frozen_parts_keep_their_weights_statistics_and_names():
+    torch.manual_seed(0)
+    model = create("resnet18", width=0.25, num_classes=3, zero_init_residual=False)
+    x = torch.randn(4, 3, 64, 64)
+    names, before = list(model.state_dict()), model.eval()(x)
+    assert freeze(model, stages=2) is model
+    assert list(model.state_dict()) == names
+    assert torch.equal(model.eval()(x), before)
+    kept = {k: v.clone() for k, v in model.state_dict().items()}
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model(x).square().sum().backward()
+    optimizer.step()
+    for name, value in model.state_dict().items():
+        late = name.startswith(("layer3", "layer4", "fc"))
+        moves = late and any(part in name for part in ("conv", "downsample.0", "fc"))
+        assert torch.equal(value, kept[name]) != moves, name
+
+
+def test_later_norms_go_on_where_norms_is_false():
+    model = freeze(create("resnet18", width=0.25, num_classes=3), stages=1, norms=False).train()
+    early, late = model.layer1[0].bn1.running_mean.clone(), model.layer2[0].bn1.running_mean.clone()
+    model(torch.randn(4, 3, 64, 64))
+    assert torch.equal(model.layer1[0].bn1.running_mean, early)
+    assert not torch.equal(model.layer2[0].bn1.running_mean, late)
+    assert model.layer2[0].bn1.weight.requires_grad
+    assert model.conv1.weight.requires_grad is False
+
+
+def test_stages_beyond_the_network_cannot_be_frozen():
+    with pytest.raises(ConfigError, match="this network has 4"):
+        freeze(create("resnet18", **SMALL), stages=5)
