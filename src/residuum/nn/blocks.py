@@ -222,6 +222,7 @@ class Block(nn.Module):
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
+    conv1: nn.Module
     bn1: nn.Module
     act1: nn.Module
 
@@ -243,29 +244,44 @@ class Block(nn.Module):
         self.downsample = shortcut(config, plan)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.act1(self.bn1(x)) if self.preact else x
-        if self.downsample is not None:
-            x = self.downsample(h)
-        if self.drop is not None and self.drop.skips(h):
-            x = _Skipped.apply(x, *self._branch_parameters())
-        else:
-            x = self.branch(h).add_(x)
-        return x if self.preact else getattr(self, f"act{self.length}")(x)
+        return self.finish(self.body(x, self.skips(x)))
 
-    def branch(self, x: Tensor) -> Tensor:
-        """f(x), after stochastic depth."""
-        for i in range(1, self.length + 1):
-            x = getattr(self, f"conv{i}")(x)
-            k = i + 1 if self.preact else i  # the norm and activation that follow convolution i
-            if k <= self.length:
-                x = getattr(self, f"bn{k}")(x)
-            if i < self.length:
-                x = getattr(self, f"act{k}")(x)
-            if self.aa is not None and i == self.filter_after:
-                x = self.aa(x)
-        if self.se is not None:
-            x = self.se(x)
+    def skips(self, x: Tensor) -> bool:
+        """Whether this pass leaves the branch out for the whole batch."""
+        return self.drop is not None and self.drop.skips(x)
+
+    def body(self, x: Tensor, skip: bool) -> Tensor:
+        """The sum of shortcut and branch, which is left out where `skip` says so."""
+        h = self.enter(x)
+        x = x if self.downsample is None else self.downsample(h)
+        if skip:
+            return _Skipped.apply(x, *self._branch_parameters())  # type: ignore[no-any-return]
+        h = self.conv1(h)
+        for i in range(2, self.length + 1):
+            h = self.between(h, i)
+        return self.leave(h).add_(x)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """What the first convolution and a shortcut that reshapes take."""
+        return self.act1(self.bn1(x)) if self.preact else x
+
+    def between(self, x: Tensor, i: int) -> Tensor:
+        """From the output of convolution i - 1 to that of convolution i: norm, activation, filter, convolution."""
+        k = i if self.preact else i - 1
+        x = getattr(self, f"act{k}")(getattr(self, f"bn{k}")(x))
+        if self.aa is not None and self.filter_after == i - 1:
+            x = self.aa(x)
+        return getattr(self, f"conv{i}")(x)  # type: ignore[no-any-return]
+
+    def leave(self, x: Tensor) -> Tensor:
+        """The end of the branch: norm, attention, stochastic depth."""
+        x = x if self.preact else getattr(self, f"bn{self.length}")(x)
+        x = x if self.se is None else self.se(x)
         return x if self.drop is None else self.drop(x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """The activation after the sum."""
+        return x if self.preact else getattr(self, f"act{self.length}")(x)
 
     def zero_init(self) -> None:
         """Make the branch start at zero: its last norm, or its last convolution where no norm follows (timm)."""

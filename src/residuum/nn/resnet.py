@@ -47,6 +47,15 @@ def stem_pool(config: ResNetConfig) -> nn.Module:
     return antialias(config, 2) if filtered else nn.MaxPool2d(3, 2, 1)
 
 
+class Stage(nn.ModuleList):
+    """Blocks in a row: (N, C, H, W) -> (N, channels, ceil(H / s), ceil(W / s)) with the stride s of the first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = block(x)
+        return x
+
+
 class ResNet(nn.Module):
     """A residual network (1512.03385 and its family): (N, in_channels, H, W) -> (N, num_classes).
 
@@ -64,7 +73,7 @@ class ResNet(nn.Module):
         self.act1 = nn.Identity() if config.preact else ACTIVATIONS[config.activation]()
         self.maxpool = stem_pool(config)
         for info, stage in zip(self.feature_info, config.stages, strict=True):
-            self.add_module(info.name, nn.ModuleList(Block(config, plan) for plan in stage.blocks))
+            self.add_module(info.name, Stage(Block(config, plan) for plan in stage.blocks))
         self.norm = norm(config, config.num_features) if config.preact else nn.Identity()
         self.act = ACTIVATIONS[config.activation]() if config.preact else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
@@ -77,7 +86,7 @@ class ResNet(nn.Module):
         return [FeatureInfo(f"layer{i}", s.channels, s.stride) for i, s in enumerate(self.config.stages, 1)]
 
     @property
-    def stages(self) -> list[nn.ModuleList]:
+    def stages(self) -> list[Stage]:
         """The stages in order."""
         return [getattr(self, f"layer{i}") for i in range(1, len(self.config.depths) + 1)]
 
@@ -95,24 +104,23 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for stage in self.stages:
-            for block in stage:
-                x = block(x)
+            x = stage(x)
         return self.head(x)
 
     def stem(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, stem_width, ceil(H / stem_stride), ceil(W / stem_stride))."""
-        x = self.act1(self.bn1(self.conv1(x)))
-        return self.maxpool(x)  # type: ignore[no-any-return]
+        return self.after_conv1(self.conv1(x))
+
+    def after_conv1(self, x: Tensor) -> Tensor:
+        """The rest of the stem: norm, activation, pool."""
+        return self.maxpool(self.act1(self.bn1(x)))  # type: ignore[no-any-return]
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The output of each stage, as `feature_info` says; a pre-activation net's are before its final norm."""
-        x = self.stem(x)
-        outputs = []
+        outputs = [self.stem(x)]
         for stage in self.stages:
-            for block in stage:
-                x = block(x)
-            outputs.append(x)
-        return outputs
+            outputs.append(stage(outputs[-1]))
+        return outputs[1:]
 
     def head(self, x: Tensor) -> Tensor:
         """The last stage's output to logits, (N, num_classes), or to pooled features, (N, num_features)."""

@@ -1,0 +1,219 @@
+"""What the backward pass recomputes instead of keeping: modes, applied from outside, that change no number.
+
+`none` keeps what autograd does. `selective` keeps the outputs of the convolutions that are dear and narrow, and
+recomputes norms, activations and the widening convolution. `block` keeps only the input of each block, `stage` only
+that of each stage, recomputing its blocks in turn. In all but `none` the stem is recomputed from its first convolution
+on.
+
+Recomputation is `torch.utils.checkpoint`, which stops as soon as it has what it needs: a segment that ends in a
+convolution does not run it again. Batch norm's statistics are left alone by the second pass (pytorch/pytorch#96136),
+and whether a block is skipped is settled before the first, so that losses, gradients, parameters and buffers are those
+of the plain network, to the bit on a CPU.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
+
+from residuum.errors import ConfigError
+from residuum.nn.blocks import Block
+from residuum.nn.resnet import ResNet, Stage
+
+_Result = TypeVar("_Result")
+Mode = Literal["none", "selective", "block", "stage"]
+MODES: tuple[str, ...] = get_args(Mode)
+# Their backward pass needs their output alone, which the next block keeps anyway.
+_BY_OUTPUT = (nn.ReLU, nn.LeakyReLU, nn.ELU)
+
+
+@contextmanager
+def _statistics_left_alone(module: nn.Module) -> Iterator[None]:
+    """Batch norms normalise by the batch as before, but give it no weight in their averages and do not count it."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, counted) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counted
+
+
+def _again(module: nn.Module, run: Callable[..., _Result], *args: Tensor) -> _Result:
+    """`run(*args)`, of which only the arguments are kept; `module` holds its norms and what draws random numbers."""
+    draws = any(isinstance(m, Block) and m.drop is not None for m in module.modules())
+    result: _Result = checkpoint(
+        run,
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=draws,
+        context_fn=lambda: (nullcontext(), _statistics_left_alone(module)),
+    )
+    return result
+
+
+def _plainly() -> bool:
+    """Nothing is kept without gradients, and a compiler's partitioner decides for itself what is."""
+    return not torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+def _selective(block: Block, x: Tensor) -> Tensor:
+    if _plainly():
+        return Block.forward(block, x)
+    if block.skips(x):
+        return block.finish(block.body(x, skip=True))
+    if block.preact:
+        h, x = _again(block, partial(_open, block), x)
+    else:
+        h, x = _open(block, x)
+    last = block.length
+    for i in range(2, last):
+        h = _again(block, partial(block.between, i=i), h)
+    finish = getattr(block, f"act{last}")
+    if block.preact or isinstance(finish, _BY_OUTPUT):
+        if last == 2 and block.se is None and block.drop is None:  # only a norm is left, which keeps its input
+            return block.finish(block.leave(_again(block, partial(block.between, i=last), h)).add_(x))
+        return block.finish(_again(block, lambda h: block.leave(block.between(h, last)), h).add_(x))
+    return _again(block, lambda h, x: block.finish(block.leave(block.between(h, last)).add_(x)), h, x)
+
+
+def _open(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The first convolution's output and the shortcut's."""
+    h = block.enter(x)
+    return block.conv1(h), x if block.downsample is None else block.downsample(h)
+
+
+def _block(block: Block, x: Tensor, skip: bool | None = None) -> Tensor:
+    if _plainly():
+        return Block.forward(block, x)
+    skip = block.skips(x) if skip is None else skip
+    if not block.preact and not isinstance(getattr(block, f"act{block.length}"), _BY_OUTPUT):
+        return _again(block, lambda x: block.finish(block.body(x, skip)), x)
+    return block.finish(_again(block, partial(block.body, skip=skip), x))
+
+
+def _stage(stage: Stage, x: Tensor) -> Tensor:
+    if _plainly():
+        return Stage.forward(stage, x)
+    blocks = [block for block in stage if isinstance(block, Block)]
+    skips = [block.skips(x) for block in blocks]
+
+    def run(x: Tensor) -> Tensor:
+        for block, skip in zip(blocks, skips, strict=True):
+            x = _block(block, x, skip)
+        return x
+
+    return _again(stage, run, x)
+
+
+def _stem(model: ResNet, x: Tensor) -> Tensor:
+    if _plainly():
+        return ResNet.stem(model, x)
+    return _again(model.bn1, model.after_conv1, model.conv1(x))
+
+
+def recompute(model: ResNet, mode: str | Sequence[str | Sequence[str]]) -> ResNet:
+    """Set what a network's backward pass recomputes, in place: one mode for all, one per stage, or one per block.
+
+    `recompute(model, ["stage", "block", ["selective", "none", ...], "none"])`. Names of parameters do not change, and
+    `"none"` undoes everything. Raises `ConfigError` for a mode that does not exist and a model that is not ours.
+
+    Under `torch.compile` the compiler's own partitioner takes over: see `compiled`.
+    """
+    if not isinstance(model, ResNet):
+        raise ConfigError(f"the model is a {type(model).__name__}; recompute takes a residuum.ResNet, unwrapped")
+    modes = _per_stage(mode, model)
+    for module in (model, *(m for m in model.modules() if isinstance(m, Block | Stage))):
+        module.__dict__.pop("forward", None)
+        module.__dict__.pop("stem", None)
+    for stage, chosen in zip(model.stages, modes, strict=True):
+        if chosen == "stage":
+            stage.forward = partial(_stage, stage)  # type: ignore[method-assign]
+            continue
+        for block, wanted in zip(stage, chosen, strict=True):
+            if wanted != "none":
+                runs: Callable[..., Tensor] = _selective if wanted == "selective" else _block
+                block.forward = partial(runs, block)
+    if any(chosen == "stage" or set(chosen) != {"none"} for chosen in modes):
+        model.stem = partial(_stem, model)  # type: ignore[method-assign]
+    return model
+
+
+def _per_stage(mode: str | Sequence[str | Sequence[str]], model: ResNet) -> list[str | list[str]]:
+    """`stage`, or the mode of each block, for each stage."""
+    stages = model.stages
+    per_stage = [mode] * len(stages) if isinstance(mode, str) else list(mode)
+    if len(per_stage) != len(stages):
+        raise ConfigError(f"{len(per_stage)} modes are given for {len(stages)} stages; give one, or one per stage")
+    modes: list[str | list[str]] = []
+    for number, (given, stage) in enumerate(zip(per_stage, stages, strict=True), 1):
+        if given == "stage":
+            modes.append("stage")
+            continue
+        chosen = [given] * len(stage) if isinstance(given, str) else list(given)
+        if len(chosen) != len(stage):
+            raise ConfigError(f"{len(chosen)} modes are given for the {len(stage)} blocks of stage {number}")
+        for name in chosen:
+            if name not in MODES[:3]:
+                raise ConfigError(
+                    f"mode is {name!r}; it must be one of {', '.join(MODES)}"
+                    + (", and 'stage' for whole stages only" if name == "stage" else "")
+                )
+        modes.append(chosen)
+    return modes
+
+
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of the tensors that are alive, of those that operations under it have made: `now`, and at most, `peak`.
+
+    Counted by storage at the dispatcher, so on every device; what an operation uses within itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def leave_out(self, tensors: Iterable[Tensor]) -> None:
+        """Do not count what was there before."""
+        for tensor in tensors:
+            self._know(tensor.untyped_storage(), 0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and id(storage := tensor.untyped_storage()) not in self._alive:
+                self._know(storage, storage.nbytes())
+        return out
+
+    def _know(self, storage: torch.UntypedStorage, size: int) -> None:
+        key = id(storage)
+
+        def freed(_: object) -> None:
+            self.now -= size
+            self._alive.pop(key, None)
+
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        self._alive[key] = weakref.ref(storage, freed)
+
+
+def kept_bytes(model: ResNet, images: Tensor) -> int:
+    """Bytes that a forward pass on `images` leaves behind for backward, output included, at the network's modes."""
+    live = Live()
+    live.leave_out([*model.parameters(), *model.buffers(), images])
+    with live:
+        out = model(images)  # holds the graph, and so what it keeps
+    kept = live.now
+    del out
+    return kept
