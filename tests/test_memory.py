@@ -34,6 +34,7 @@ VARIANTS = {
     "basic-row": {"stochastic_depth": 0.5, "block": "basic", "preact": True},
     "cumulative": {},
     "frozen": {},
+    "wide": {"depths": (1, 2), "widths": (72, 136)},
     "standardized": {"weight_standardization": True, "norm": "group", "preact": True, "stem_pool": "max0"},
 }
 

@@ -143,7 +143,10 @@ class ResNetConfig:
             raise ConfigError(f"depths has {len(self.depths)} stages and widths {len(self.widths)}: give both as many")
         self._check_block()
         self._check_together()
-        _ = self.stages  # channel numbers that cannot be show here, before any tensor exists
+        # Channel numbers that cannot be show here, before any tensor exists.
+        pointwise = {channels for stage in self.stages for b in stage.blocks for channels in (b.in_channels, b.width)}
+        if self.weight_standardization and 1 in pointwise:
+            raise ConfigError("weight_standardization needs filters of two weights or more: use widths above 1")
 
     def _check_block(self) -> None:
         kinds = tuple(self.block) if isinstance(self.block, list | tuple) else (self.block,) * len(self.depths)

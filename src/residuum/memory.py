@@ -3,7 +3,7 @@
 `none` keeps what autograd does. `selective` keeps the outputs of the convolutions that are dear and narrow, and
 recomputes norms, activations and the widening convolution. `block` keeps only the input of each block, `stage` only
 that of each stage, recomputing its blocks in turn. In all but `none` the stem is recomputed from its first convolution
-on.
+on. A 1x1 convolution over more than 128 channels is not run again: it costs much and its output is small.
 
 Recomputation is `torch.utils.checkpoint`, which stops as soon as it has what it needs: a segment that ends in a
 convolution does not run it again. Batch norm's statistics are left alone by the second pass (pytorch/pytorch#96136),
@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -31,6 +32,8 @@ from residuum.nn.resnet import ResNet, Stage
 _Result = TypeVar("_Result")
 Mode = Literal["none", "selective", "block", "stage"]
 MODES: tuple[str, ...] = get_args(Mode)
+# A 1x1 convolution over n channels takes n multiply-adds for each value that recomputing it saves.
+_WIDEST = 128
 # Their backward pass needs their output alone, which the next block keeps anyway.
 _BY_OUTPUT = (nn.ReLU, nn.LeakyReLU, nn.ELU)
 
@@ -67,6 +70,41 @@ def _plainly() -> bool:
     return not torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
+class _Held(torch.autograd.Function):
+    """The identity. Within a segment it saves its value, which `_norm_of` then asks it for."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+def _norm_of(held: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
+    """`norm(held)`, which keeps the norm's statistics but not its input: backward has that from the segment before.
+
+    So the second pass ends before the norm, and does not work out again what is known.
+    """
+    source, place, shape = held.grad_fn, held.data_ptr(), held.shape
+
+    def pack(tensor: Tensor) -> Tensor | None:
+        return None if tensor.data_ptr() == place and tensor.shape == shape else tensor
+
+    def unpack(kept: Tensor | None) -> Tensor:
+        return source.saved_tensors[0] if kept is None else kept  # type: ignore[union-attr]
+
+    with saved_tensors_hooks(pack, unpack):
+        return norm(held)
+
+
+def _ends_in_norm(block: Block) -> bool:
+    """Whether the branch's last tensors are a convolution's output and its norm's, and the sum keeps nothing."""
+    return not block.preact and block.se is None and isinstance(getattr(block, f"bn{block.length}"), _BatchNorm)
+
+
 def _selective(block: Block, x: Tensor) -> Tensor:
     if _plainly():
         return Block.forward(block, x)
@@ -79,12 +117,17 @@ def _selective(block: Block, x: Tensor) -> Tensor:
     last = block.length
     for i in range(2, last):
         h = _again(block, partial(block.between, i=i), h)
-    finish = getattr(block, f"act{last}")
-    if block.preact or isinstance(finish, _BY_OUTPUT):
-        if last == 2 and block.se is None and block.drop is None:  # only a norm is left, which keeps its input
-            return block.finish(block.leave(_again(block, partial(block.between, i=last), h)).add_(x))
-        return block.finish(_again(block, lambda h: block.leave(block.between(h, last)), h).add_(x))
-    return _again(block, lambda h, x: block.finish(block.leave(block.between(h, last)).add_(x)), h, x)
+    if not _by_output(block):
+        return _again(block, lambda h, x: block.finish(block.leave(block.between(h, last)).add_(x)), h, x)
+    widening = getattr(block, f"conv{last}")
+    dear = widening.kernel_size != (1, 1) or widening.in_channels > _WIDEST
+    if dear and _ends_in_norm(block):  # its output is kept
+        h = block.leave(_again(block, partial(block.between, i=last), h))
+    elif _ends_in_norm(block):
+        h = _norm_of(_again(block, lambda h: _Held.apply(block.between(h, last)), h), block.leave)
+    else:
+        h = _again(block, lambda h: block.leave(block.between(h, last)), h)
+    return block.finish(h.add_(x))
 
 
 def _open(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,13 +136,42 @@ def _open(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
     return block.conv1(h), x if block.downsample is None else block.downsample(h)
 
 
+def _by_output(block: Block) -> bool:
+    """Whether the block's last activation, if it has one, needs its output alone."""
+    return block.preact or isinstance(getattr(block, f"act{block.length}"), _BY_OUTPUT)
+
+
 def _block(block: Block, x: Tensor, skip: bool | None = None) -> Tensor:
     if _plainly():
         return Block.forward(block, x)
     skip = block.skips(x) if skip is None else skip
-    if not block.preact and not isinstance(getattr(block, f"act{block.length}"), _BY_OUTPUT):
+    if not _by_output(block):
         return _again(block, lambda x: block.finish(block.body(x, skip)), x)
-    return block.finish(_again(block, partial(block.body, skip=skip), x))
+    if skip or not _ends_in_norm(block):
+        return block.finish(_again(block, partial(block.body, skip=skip), x))
+    shortcut = block.downsample
+    layers = list(shortcut) if isinstance(shortcut, nn.Sequential) else []
+    dear = any(isinstance(layer, nn.Conv2d) and layer.in_channels > _WIDEST for layer in layers)
+    projects = bool(layers) and isinstance(layers[-1], _BatchNorm) and not dear
+
+    def project(x: Tensor) -> Tensor:
+        for layer in layers[:-1]:
+            x = layer(x)
+        return x
+
+    def convolutions(x: Tensor) -> tuple[Tensor, Tensor | None]:
+        h = block.conv1(block.enter(x))
+        for i in range(2, block.length + 1):
+            h = block.between(h, i)
+        return _Held.apply(h), _Held.apply(project(x)) if projects else None
+
+    h, side = _again(block, convolutions, x)
+    h = _norm_of(h, block.leave)
+    if side is not None:
+        x = _norm_of(side, layers[-1])
+    elif shortcut is not None:
+        x = shortcut(x)
+    return block.finish(h.add_(x))
 
 
 def _stage(stage: Stage, x: Tensor) -> Tensor:
