@@ -150,6 +150,7 @@ def serve(contender: Contender, pipe: Any) -> None:
     The first step of a turn is not timed: it fetches what the other contender pushed out of caches and memory.
     """
     step = prepare(contender)
+    pipe.send("ready")
     while pipe.recv():
         step()
         begin = time.perf_counter()
@@ -166,6 +167,7 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
         here, there = context.Pipe()
         process = context.Process(target=serve, args=(contender, there))
         process.start()
+        here.recv()  # one after the other: the probe for bf16 must not be disturbed
         pipes.append(here)
         processes.append(process)
     times: list[list[float]] = [[], []]
