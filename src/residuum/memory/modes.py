@@ -11,9 +11,8 @@ and whether a block is skipped is settled before the first, so that losses, grad
 of the plain network, to the bit on a CPU.
 """
 
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
@@ -21,8 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from residuum.errors import ConfigError
@@ -38,29 +35,96 @@ _WIDEST = 128
 _BY_OUTPUT = (nn.ReLU, nn.LeakyReLU, nn.ELU)
 
 
-@contextmanager
-def _statistics_left_alone(module: nn.Module) -> Iterator[None]:
-    """Batch norms normalise by the batch as before, but give it no weight in their averages and do not count it."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
+# Mean and 1 / standard deviation of the batch, for the norms of one pass that could say them.
+_Statistics = dict[_BatchNorm, tuple[Tensor, Tensor]]
+
+
+class _Normalise(torch.autograd.Function):
+    """Batch norm in training, by statistics that are known already where `known` gives them. torch's kernels, CPU."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: _BatchNorm, momentum: float, known: Any, found: Any
+    ) -> Tensor:
+        if known is None:
+            out, mean, invstd = torch.native_batch_norm(
+                x, weight, bias, norm.running_mean, norm.running_var, True, momentum, norm.eps
+            )
+            found[norm] = mean, invstd
+        else:
+            mean, invstd = found[norm] = known
+            # Evaluation's kernel does one pass, no two, and the same arithmetic when it is handed the factor ready.
+            out = torch.batch_norm(x, weight * invstd, bias, mean, torch.ones_like(mean), False, 0.0, 0.0, False)
+        ctx.save_for_backward(x, weight, mean, invstd)
+        ctx.eps = norm.eps
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, invstd = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[:3])
+        dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
+            grads[0], x, weight, None, None, mean, invstd, True, ctx.eps, wanted
+        )
+        return dx, dweight, dbias, None, None, None, None
+
+
+def _norm(norm: _BatchNorm, known: _Statistics | None, found: _Statistics, x: Tensor) -> Tensor:
+    """Batch norm in one pass of a segment: the first, where `known` is None, or a later one.
+
+    A later pass leaves running statistics and counter alone.
+    """
+    direct = x.device.type == "cpu" and norm.weight is not None and norm.weight.dtype == torch.float32
+    if known is not None and norm in known:
+        return _Normalise.apply(x, norm.weight, norm.bias, norm, 0.0, known[norm], found)  # type: ignore[no-any-return]
+    if known is not None:
+        before = norm.momentum, norm.num_batches_tracked
         norm.momentum, norm.num_batches_tracked = 0.0, None
+        try:
+            return type(norm).forward(norm, x)
+        finally:
+            norm.momentum, norm.num_batches_tracked = before
+    if not direct:
+        return type(norm).forward(norm, x)
+    norm._check_input_dim(x)
+    count = norm.num_batches_tracked
+    if count is not None:
+        count.add_(1)
+    momentum = norm.momentum if norm.momentum is not None else 1.0 / float(count or 0.0)
+    return _Normalise.apply(x, norm.weight, norm.bias, norm, momentum, None, found)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _norms_in_pass(module: nn.Module, known: _Statistics | None, found: _Statistics) -> Iterator[None]:
+    """Within the block the batch norms of `module` run as those of one pass do.
+
+    Within a pass of an enclosing segment, what that knows is known here, and what is found here it finds as well.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    before = [norm.__dict__.get("forward") for norm in norms]
+    for norm, enclosing in zip(norms, before, strict=True):
+        norm.forward = partial(_norm, norm, enclosing.args[1] if enclosing else known, found)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for norm, (momentum, counted) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, counted
+        for norm, enclosing in zip(norms, before, strict=True):
+            del norm.forward
+            if enclosing:
+                norm.forward = enclosing
+                if norm in found:
+                    enclosing.args[2][norm] = found[norm]
 
 
 def _again(module: nn.Module, run: Callable[..., _Result], *args: Tensor) -> _Result:
     """`run(*args)`, of which only the arguments are kept; `module` holds its norms and what draws random numbers."""
     draws = any(isinstance(m, Block) and m.drop is not None for m in module.modules())
+    statistics: _Statistics = {}
     result: _Result = checkpoint(
         run,
         *args,
         use_reentrant=False,
         preserve_rng_state=draws,
-        context_fn=lambda: (nullcontext(), _statistics_left_alone(module)),
+        context_fn=lambda: (_norms_in_pass(module, None, statistics), _norms_in_pass(module, statistics, {})),
     )
     return result
 
@@ -68,6 +132,25 @@ def _again(module: nn.Module, run: Callable[..., _Result], *args: Tensor) -> _Re
 def _plainly() -> bool:
     """Nothing is kept without gradients, and a compiler's partitioner decides for itself what is."""
     return not torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+def _conv(conv: nn.Module, x: Tensor) -> Tensor:
+    """`conv(x)`, which keeps no copy of the weight in autocast's precision: backward makes it again."""
+    kind = x.device.type
+    if type(conv) is not nn.Conv2d or not torch.is_autocast_enabled(kind):
+        return conv(x)  # type: ignore[no-any-return]
+    dtype = torch.get_autocast_dtype(kind)
+    weight = conv.weight.to(dtype)
+    place = weight.data_ptr()
+
+    def pack(tensor: Tensor) -> Tensor | None:
+        return None if tensor.data_ptr() == place else tensor
+
+    def unpack(kept: Tensor | None) -> Tensor:
+        return conv.weight.detach().to(dtype) if kept is None else kept
+
+    with saved_tensors_hooks(pack, unpack):
+        return conv._conv_forward(x, weight, conv.bias)
 
 
 class _Held(torch.autograd.Function):
@@ -130,10 +213,17 @@ def _selective(block: Block, x: Tensor) -> Tensor:
     return block.finish(h.add_(x))
 
 
+def _each(shortcut: nn.Module, x: Tensor) -> Tensor:
+    """`shortcut(x)`, its convolution by `_conv`."""
+    for layer in shortcut if isinstance(shortcut, nn.Sequential) else [shortcut]:
+        x = _conv(layer, x)
+    return x
+
+
 def _open(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
     """The first convolution's output and the shortcut's."""
     h = block.enter(x)
-    return block.conv1(h), x if block.downsample is None else block.downsample(h)
+    return _conv(block.conv1, h), x if block.downsample is None else _each(block.downsample, h)
 
 
 def _by_output(block: Block) -> bool:
@@ -170,7 +260,7 @@ def _block(block: Block, x: Tensor, skip: bool | None = None) -> Tensor:
     if side is not None:
         x = _norm_of(side, layers[-1])
     elif shortcut is not None:
-        x = shortcut(x)
+        x = _each(shortcut, x)
     return block.finish(h.add_(x))
 
 
@@ -191,7 +281,7 @@ def _stage(stage: Stage, x: Tensor) -> Tensor:
 def _stem(model: ResNet, x: Tensor) -> Tensor:
     if _plainly():
         return ResNet.stem(model, x)
-    return _again(model.bn1, model.after_conv1, model.conv1(x))
+    return _again(model.bn1, model.after_conv1, _conv(model.conv1, x))
 
 
 def recompute(model: ResNet, mode: str | Sequence[str | Sequence[str]]) -> ResNet:
@@ -243,49 +333,3 @@ def _per_stage(mode: str | Sequence[str | Sequence[str]], model: ResNet) -> list
                 )
         modes.append(chosen)
     return modes
-
-
-class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the tensors that are alive, of those that operations under it have made: `now`, and at most, `peak`.
-
-    Counted by storage at the dispatcher, so on every device; what an operation uses within itself is not seen.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-
-    def leave_out(self, tensors: Iterable[Tensor]) -> None:
-        """Do not count what was there before."""
-        for tensor in tensors:
-            self._know(tensor.untyped_storage(), 0)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and id(storage := tensor.untyped_storage()) not in self._alive:
-                self._know(storage, storage.nbytes())
-        return out
-
-    def _know(self, storage: torch.UntypedStorage, size: int) -> None:
-        key = id(storage)
-
-        def freed(_: object) -> None:
-            self.now -= size
-            self._alive.pop(key, None)
-
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        self._alive[key] = weakref.ref(storage, freed)
-
-
-def kept_bytes(model: ResNet, images: Tensor) -> int:
-    """Bytes that a forward pass on `images` leaves behind for backward, output included, at the network's modes."""
-    live = Live()
-    live.leave_out([*model.parameters(), *model.buffers(), images])
-    with live:
-        out = model(images)  # holds the graph, and so what it keeps
-    kept = live.now
-    del out
-    return kept
