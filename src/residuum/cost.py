@@ -3,18 +3,25 @@
 A multiply-add (MAC) is two floating-point operations. Norms, activations and pools are not counted, as in the papers.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, first_line
+from residuum.memory.live import Live
+from residuum.memory.modes import ON_META, block_forward, check_ours, stem_forward
+from residuum.nn.blocks import StochasticDepth
 from residuum.nn.resnet import ResNet
 
 
@@ -99,3 +106,246 @@ def cost(
         parts.append(PartCost(info.name, tuple(x.shape), depth, **total))
     parts.append(run("head", model.head, [model.norm, model.fc]))
     return parts
+
+
+Affine = tuple[float, float]  # what grows with the batch: fixed + each * batch
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one part of a network takes in a training step under one recomputation mode, for any batch.
+
+    Bytes: `kept` from its forward pass to its backward pass, its output included; `forward` and `backward` at most
+    while these run, its own kept bytes and its gradients included, as the highest of lines. Work of both passes: `flops`
+    of convolutions and matrix products, and `moved`, the bytes that operations read and write.
+    """
+
+    kept: Affine
+    forward: tuple[Affine, ...]
+    backward: tuple[Affine, ...]
+    flops: Affine
+    moved: Affine
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stem, block or head: its parameters' bytes that get gradients, its output's bytes, its modes' footprints."""
+
+    name: str
+    gradients: int
+    output: Affine
+    modes: dict[str, Footprint]
+    alone: Footprint  # the forward pass without gradients, as `stage` does it first
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """A training step's parts, in order: stem, blocks, head. Bytes of what is there all the time: `fixed` holds
+    parameters and buffers, `trained` the parameters that get gradients, `inputs` images and labels.
+    """
+
+    parts: tuple[Part, ...]
+    fixed: int
+    trained: int
+    inputs: Affine
+
+
+def at(line: Affine, batch: int) -> float:
+    """The value for a batch."""
+    return line[0] + line[1] * batch
+
+
+class _Work(Live):
+    """Live bytes, and the work of the operations that make them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.moved = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        if not func.is_view:
+            tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
+            self.moved += sum(t.numel() * t.element_size() for t in tensors)
+        return out
+
+
+class _Above(torch.autograd.Function):
+    """A part's input: a tensor from nowhere, whose gradient goes nowhere."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].new_empty(()), None
+
+
+class _Below(torch.autograd.Function):
+    """What comes after a part: takes its output, gives back a gradient of its shape, which nobody else holds."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.like = y.shape, y.dtype
+        return y.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        shape, dtype = ctx.like
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+
+class _Autocast(TorchFunctionMode):
+    """Autocast for the meta device: convolutions and matrix products run in a lower precision."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __enter__(self) -> Any:
+        self.token = ON_META.set(self.dtype)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        ON_META.reset(self.token)
+        super().__exit__(*error)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.dtype is not None and func in (torch.conv2d, torch.conv1d, F.linear):
+            args = tree_map(lambda t: t.to(self.dtype) if isinstance(t, Tensor) else t, args)
+        return func(*args, **(kwargs or {}))
+
+
+def on_meta(model: ResNet) -> ResNet:
+    """A copy on the meta device, as it trains; whether blocks are skipped is not left to chance."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
+    memo |= {id(b): b.to("meta") for b in model.buffers()}
+    twin = copy.deepcopy(model, memo)
+    for module in twin.modules():
+        if isinstance(module, StochasticDepth):
+            module.rate, module.mode = 0.5, "row"
+        if isinstance(module, nn.BatchNorm2d) and module.momentum is None:
+            module.momentum = 0.1  # a count on the meta device has no value
+    return twin
+
+
+_BATCHES = (2, 4)  # a line is known by two of its points
+
+
+def step_cost(model: ResNet, size: tuple[int, int] = (224, 224), dtype: torch.dtype | None = None) -> StepCost:
+    """What a training step takes, part by part and mode by mode, for images of `size` and any batch.
+
+    The network is run on the meta device for two batches, in autocast to `dtype` where one is given; blocks that are
+    alike are run once. Raises `ConfigError` where the images are too small.
+    """
+    check_ours(model)
+    twin = on_meta(model)
+    known: dict[Any, Part] = {}
+    parts = []
+    shape, kind, above = (twin.config.in_channels, *size), torch.float32, False
+    pieces: list[tuple[str, nn.Module, dict[str, Callable[[Tensor], Tensor]]]] = [
+        ("stem", nn.ModuleList([twin.conv1, twin.bn1]), {m: stem_forward(twin, m) for m in ("none", "block")})
+    ]
+    pieces[0][1].extend([twin.maxpool])
+    for info, stage in zip(twin.feature_info, twin.stages, strict=True):
+        for number, block in enumerate(stage):
+            forwards = {mode: block_forward(block, mode) for mode in ("none", "selective", "block")}
+            pieces.append((f"{info.name}.{number}", block, forwards))
+    for name, module, forwards in pieces:
+        flags = tuple(p.requires_grad for p in module.parameters()), tuple(m.training for m in module.modules())
+        key = repr(module), flags, shape, kind, above
+        if key not in known:
+            known[key] = _part(name, module, forwards, shape, kind, above, dtype)
+        part = known[key]
+        parts.append(replace(part, name=name))
+        above = above or part.gradients > 0
+        with torch.no_grad(), _Autocast(dtype):
+            y = forwards["none"](torch.empty(2, *shape, dtype=kind, device="meta"))
+        shape, kind = tuple(y.shape[1:]), y.dtype
+    head = nn.ModuleList([twin.norm, twin.fc])
+
+    def loss(x: Tensor) -> Tensor:
+        logits = twin.head(x).float()
+        return F.cross_entropy(logits, torch.empty(len(x), dtype=torch.long, device="meta"), label_smoothing=0.1)
+
+    parts.append(_part("head", head, {"none": loss}, shape, kind, above, dtype))
+    tensors = [*twin.parameters(), *twin.buffers()]
+    trained = sum(p.nbytes for p in twin.parameters() if p.requires_grad)
+    return StepCost(
+        tuple(parts), sum(t.nbytes for t in tensors), trained, (0, 4 * twin.config.in_channels * size[0] * size[1] + 8)
+    )
+
+
+def _part(
+    name: str,
+    module: nn.Module,
+    forwards: dict[str, Callable[[Tensor], Tensor]],
+    shape: tuple[int, ...],
+    kind: torch.dtype,
+    above: bool,
+    dtype: torch.dtype | None,
+) -> Part:
+    trained = any(p.requires_grad for p in module.parameters())
+
+    def runs(forward: Callable[[Tensor], Tensor], grads: bool) -> Footprint:
+        both = [_run(name, module, forward, (batch, *shape), kind, above, grads, dtype) for batch in _BATCHES]
+        return Footprint(*(_lines(a, b) if isinstance(a, list) else _line(a, b) for a, b in zip(*both, strict=True)))
+
+    modes = {mode: runs(forward, True) for mode, forward in forwards.items() if above or trained or mode == "none"}
+    alone = runs(forwards["none"], False)
+    gradients = sum(p.nbytes for p in module.parameters() if p.requires_grad)
+    return Part(name, gradients, alone.kept, modes, alone)
+
+
+def _line(first: float, second: float) -> Affine:
+    each = (second - first) / (_BATCHES[1] - _BATCHES[0])
+    return first - each * _BATCHES[0], each
+
+
+def _lines(first: list[int], second: list[int]) -> tuple[Affine, ...]:
+    """Those of the lines that are highest for some batch."""
+    lines = sorted({_line(a, b) for a, b in zip(first, second, strict=True)}, key=lambda line: (-line[1], -line[0]))
+    top: list[Affine] = []
+    for line in lines:
+        if not top or line[0] > top[-1][0]:
+            top.append(line)
+    return tuple(top)
+
+
+def _run(
+    name: str,
+    module: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    shape: tuple[int, ...],
+    kind: torch.dtype,
+    above: bool,
+    grads: bool,
+    dtype: torch.dtype | None,
+) -> tuple[int, list[int], list[int], int, int]:
+    """The numbers of a footprint for one batch."""
+    x = torch.empty(shape, dtype=kind, device="meta")
+    source = torch.empty((), device="meta", requires_grad=above)
+    for p in module.parameters():
+        p.grad = None
+    work = _Work()
+    work.leave_out([x, source, *module.parameters(), *module.buffers()])
+    try:
+        with torch.set_grad_enabled(grads), _Autocast(dtype), work:
+            y = forward(_Above.apply(source, x))
+            kept, ahead = work.now, work.trace
+            if y.requires_grad:
+                work.trace = [kept]
+                end = y if y.ndim == 0 else _Below.apply(y)
+                del y
+                end.backward()
+            else:
+                work.trace = [0]
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"images of this size do not pass through the {name} in training ({first_line(error)}); use larger ones"
+        ) from None
+    return kept, ahead, work.trace, work.flops, work.moved

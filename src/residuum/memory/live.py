@@ -15,12 +15,14 @@ from residuum.nn.resnet import ResNet
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the tensors that are alive, of those that operations under it have made: `now`, and at most, `peak`.
 
-    Counted by storage at the dispatcher, so on every device; what an operation uses within itself is not seen.
+    Counted by storage at the dispatcher, so on every device; what an operation uses within itself is not seen. `trace`
+    is `now` after each operation.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
+        self.trace: list[int] = []
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def leave_out(self, tensors: Iterable[Tensor]) -> None:
@@ -33,6 +35,7 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor) and id(storage := tensor.untyped_storage()) not in self._alive:
                 self._know(storage, storage.nbytes())
+        self.trace.append(self.now)
         return out
 
     def _know(self, storage: torch.UntypedStorage, size: int) -> None:

@@ -13,6 +13,7 @@ of the plain network, to the bit on a CPU.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
@@ -35,6 +36,8 @@ _WIDEST = 128
 _BY_OUTPUT = (nn.ReLU, nn.LeakyReLU, nn.ELU)
 
 
+# Autocast does not know the meta device; whoever plays its part there says so here.
+ON_META: ContextVar[torch.dtype | None] = ContextVar("autocast on the meta device", default=None)
 # Mean and 1 / standard deviation of the batch, for the norms of one pass that could say them.
 _Statistics = dict[_BatchNorm, tuple[Tensor, Tensor]]
 
@@ -74,7 +77,7 @@ def _norm(norm: _BatchNorm, known: _Statistics | None, found: _Statistics, x: Te
 
     A later pass leaves running statistics and counter alone.
     """
-    direct = x.device.type == "cpu" and norm.weight is not None and norm.weight.dtype == torch.float32
+    direct = x.device.type in ("cpu", "meta") and norm.weight is not None and norm.weight.dtype == torch.float32
     if known is not None and norm in known:
         return _Normalise.apply(x, norm.weight, norm.bias, norm, 0.0, known[norm], found)  # type: ignore[no-any-return]
     if known is not None:
@@ -86,7 +89,7 @@ def _norm(norm: _BatchNorm, known: _Statistics | None, found: _Statistics, x: Te
             norm.momentum, norm.num_batches_tracked = before
     if not direct:
         return type(norm).forward(norm, x)
-    norm._check_input_dim(x)
+    norm._check_input_dim(x)  # type: ignore[no-untyped-call]
     count = norm.num_batches_tracked
     if count is not None:
         count.add_(1)
@@ -110,7 +113,7 @@ def _norms_in_pass(module: nn.Module, known: _Statistics | None, found: _Statist
         for norm, enclosing in zip(norms, before, strict=True):
             del norm.forward
             if enclosing:
-                norm.forward = enclosing
+                norm.forward = enclosing  # type: ignore[method-assign]
                 if norm in found:
                     enclosing.args[2][norm] = found[norm]
 
@@ -134,23 +137,29 @@ def _plainly() -> bool:
     return not torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
+def _autocast(kind: str) -> torch.dtype | None:
+    """The precision that convolutions run in, or None for that of their input."""
+    if kind == "meta":
+        return ON_META.get()
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
 def _conv(conv: nn.Module, x: Tensor) -> Tensor:
     """`conv(x)`, which keeps no copy of the weight in autocast's precision: backward makes it again."""
-    kind = x.device.type
-    if type(conv) is not nn.Conv2d or not torch.is_autocast_enabled(kind):
+    dtype = _autocast(x.device.type)
+    if type(conv) is not nn.Conv2d or dtype is None:
         return conv(x)  # type: ignore[no-any-return]
-    dtype = torch.get_autocast_dtype(kind)
     weight = conv.weight.to(dtype)
-    place = weight.data_ptr()
+    place = weight.untyped_storage()._cdata
 
     def pack(tensor: Tensor) -> Tensor | None:
-        return None if tensor.data_ptr() == place else tensor
+        return None if tensor.untyped_storage()._cdata == place else tensor
 
     def unpack(kept: Tensor | None) -> Tensor:
         return conv.weight.detach().to(dtype) if kept is None else kept
 
     with saved_tensors_hooks(pack, unpack):
-        return conv._conv_forward(x, weight, conv.bias)
+        return conv._conv_forward(x, weight, conv.bias)  # type: ignore[no-any-return]
 
 
 class _Held(torch.autograd.Function):
@@ -171,10 +180,10 @@ def _norm_of(held: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
 
     So the second pass ends before the norm, and does not work out again what is known.
     """
-    source, place, shape = held.grad_fn, held.data_ptr(), held.shape
+    source, place, shape = held.grad_fn, held.untyped_storage()._cdata, held.shape
 
     def pack(tensor: Tensor) -> Tensor | None:
-        return None if tensor.data_ptr() == place and tensor.shape == shape else tensor
+        return None if tensor.untyped_storage()._cdata == place and tensor.shape == shape else tensor
 
     def unpack(kept: Tensor | None) -> Tensor:
         return source.saved_tensors[0] if kept is None else kept  # type: ignore[union-attr]
@@ -284,16 +293,27 @@ def _stem(model: ResNet, x: Tensor) -> Tensor:
     return _again(model.bn1, model.after_conv1, _conv(model.conv1, x))
 
 
-def recompute(model: ResNet, mode: str | Sequence[str | Sequence[str]]) -> ResNet:
+def block_forward(block: Block, mode: str) -> Callable[[Tensor], Tensor]:
+    """The forward pass of a block in a mode other than `stage`."""
+    return partial({"none": Block.forward, "selective": _selective, "block": _block}[mode], block)
+
+
+def stem_forward(model: ResNet, mode: str) -> Callable[[Tensor], Tensor]:
+    """The forward pass of a stem, which is recomputed in every mode but `none`."""
+    return partial(ResNet.stem if mode == "none" else _stem, model)
+
+
+def recompute(model: ResNet, mode: str | Sequence[str | Sequence[str]], *, stem: bool | None = None) -> ResNet:
     """Set what a network's backward pass recomputes, in place: one mode for all, one per stage, or one per block.
 
     `recompute(model, ["stage", "block", ["selective", "none", ...], "none"])`. Names of parameters do not change, and
-    `"none"` undoes everything. Raises `ConfigError` for a mode that does not exist and a model that is not ours.
+    `"none"` undoes everything. `stem` says whether the stem is recomputed; by itself, if anything is. Raises
+    `ConfigError` for a mode that does not exist and a model that is not ours.
 
-    Under `torch.compile` the compiler's own partitioner takes over: see `compiled`.
+    Under `torch.compile` the compiler's own partitioner takes over and the modes stand back; `compile_budget` gives it
+    a budget.
     """
-    if not isinstance(model, ResNet):
-        raise ConfigError(f"the model is a {type(model).__name__}; recompute takes a residuum.ResNet, unwrapped")
+    check_ours(model)
     modes = _per_stage(mode, model)
     for module in (model, *(m for m in model.modules() if isinstance(m, Block | Stage))):
         module.__dict__.pop("forward", None)
@@ -304,11 +324,17 @@ def recompute(model: ResNet, mode: str | Sequence[str | Sequence[str]]) -> ResNe
             continue
         for block, wanted in zip(stage, chosen, strict=True):
             if wanted != "none":
-                runs: Callable[..., Tensor] = _selective if wanted == "selective" else _block
-                block.forward = partial(runs, block)
-    if any(chosen == "stage" or set(chosen) != {"none"} for chosen in modes):
+                block.forward = block_forward(block, wanted)
+    anything = any(chosen == "stage" or set(chosen) != {"none"} for chosen in modes)
+    if anything if stem is None else stem:
         model.stem = partial(_stem, model)  # type: ignore[method-assign]
     return model
+
+
+def check_ours(model: object) -> None:
+    """Raise `ConfigError` for a model that is no `residuum.ResNet`."""
+    if not isinstance(model, ResNet):
+        raise ConfigError(f"the model is a {type(model).__name__}; give a residuum.ResNet, unwrapped")
 
 
 def _per_stage(mode: str | Sequence[str | Sequence[str]], model: ResNet) -> list[str | list[str]]:
