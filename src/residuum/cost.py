@@ -6,6 +6,7 @@ A multiply-add (MAC) is two floating-point operations. Norms, activations and po
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, first_line
 from residuum.memory.live import Live
 from residuum.memory.modes import ON_META, block_forward, check_ours, stem_forward
-from residuum.nn.blocks import StochasticDepth
+from residuum.nn.blocks import BlurPool, StochasticDepth
 from residuum.nn.resnet import ResNet
 
 
@@ -202,26 +203,27 @@ class _Below(torch.autograd.Function):
 class _Autocast(TorchFunctionMode):
     """Autocast for the meta device: convolutions and matrix products run in a lower precision."""
 
-    def __init__(self, dtype: torch.dtype | None) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
 
-    def __enter__(self) -> Any:
-        self.token = ON_META.set(self.dtype)
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        ON_META.reset(self.token)
-        super().__exit__(*error)
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.dtype is not None and func in (torch.conv2d, torch.conv1d, F.linear):
+        if func in (torch.conv2d, torch.conv1d, F.linear):
             args = tree_map(lambda t: t.to(self.dtype) if isinstance(t, Tensor) else t, args)
         return func(*args, **(kwargs or {}))
 
 
-def on_meta(model: ResNet) -> ResNet:
-    """A copy on the meta device, as it trains; whether blocks are skipped is not left to chance."""
+def _lowered(function: Callable[..., Tensor], dtype: torch.dtype, *args: Any) -> Tensor:
+    with _Autocast(dtype):
+        return function(*args)
+
+
+def on_meta(model: ResNet, dtype: torch.dtype | None) -> ResNet:
+    """A copy on the meta device, as it trains; whether blocks are skipped is not left to chance.
+
+    Where a `dtype` is given its layers compute in that, by themselves: a second pass in the middle of the backward pass
+    would not see a mode that is on around it.
+    """
     memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
     memo |= {id(b): b.to("meta") for b in model.buffers()}
     twin = copy.deepcopy(model, memo)
@@ -230,6 +232,10 @@ def on_meta(model: ResNet) -> ResNet:
             module.rate, module.mode = 0.5, "row"
         if isinstance(module, nn.BatchNorm2d) and module.momentum is None:
             module.momentum = 0.1  # a count on the meta device has no value
+        if dtype is not None and isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear | BlurPool):
+            module.forward = partial(_lowered, partial(type(module).forward, module), dtype)
+        if dtype is not None and isinstance(module, nn.Conv2d):
+            module._conv_forward = partial(_lowered, partial(nn.Conv2d._conv_forward, module), dtype)  # type: ignore[method-assign]
     return twin
 
 
@@ -243,7 +249,15 @@ def step_cost(model: ResNet, size: tuple[int, int] = (224, 224), dtype: torch.dt
     alike are run once. Raises `ConfigError` where the images are too small.
     """
     check_ours(model)
-    twin = on_meta(model)
+    twin = on_meta(model, dtype)
+    token = ON_META.set(dtype)
+    try:
+        return _step_cost(twin, size)
+    finally:
+        ON_META.reset(token)
+
+
+def _step_cost(twin: ResNet, size: tuple[int, int]) -> StepCost:
     known: dict[Any, Part] = {}
     parts = []
     shape, kind, above = (twin.config.in_channels, *size), torch.float32, False
@@ -259,11 +273,11 @@ def step_cost(model: ResNet, size: tuple[int, int] = (224, 224), dtype: torch.dt
         flags = tuple(p.requires_grad for p in module.parameters()), tuple(m.training for m in module.modules())
         key = repr(module), flags, shape, kind, above
         if key not in known:
-            known[key] = _part(name, module, forwards, shape, kind, above, dtype)
+            known[key] = _part(name, module, forwards, shape, kind, above)
         part = known[key]
         parts.append(replace(part, name=name))
         above = above or part.gradients > 0
-        with torch.no_grad(), _Autocast(dtype):
+        with torch.no_grad():
             y = forwards["none"](torch.empty(2, *shape, dtype=kind, device="meta"))
         shape, kind = tuple(y.shape[1:]), y.dtype
     head = nn.ModuleList([twin.norm, twin.fc])
@@ -272,7 +286,7 @@ def step_cost(model: ResNet, size: tuple[int, int] = (224, 224), dtype: torch.dt
         logits = twin.head(x).float()
         return F.cross_entropy(logits, torch.empty(len(x), dtype=torch.long, device="meta"), label_smoothing=0.1)
 
-    parts.append(_part("head", head, {"none": loss}, shape, kind, above, dtype))
+    parts.append(_part("head", head, {"none": loss}, shape, kind, above))
     tensors = [*twin.parameters(), *twin.buffers()]
     trained = sum(p.nbytes for p in twin.parameters() if p.requires_grad)
     return StepCost(
@@ -287,12 +301,11 @@ def _part(
     shape: tuple[int, ...],
     kind: torch.dtype,
     above: bool,
-    dtype: torch.dtype | None,
 ) -> Part:
     trained = any(p.requires_grad for p in module.parameters())
 
     def runs(forward: Callable[[Tensor], Tensor], grads: bool) -> Footprint:
-        both = [_run(name, module, forward, (batch, *shape), kind, above, grads, dtype) for batch in _BATCHES]
+        both = [_run(name, module, forward, (batch, *shape), kind, above, grads) for batch in _BATCHES]
         return Footprint(*(_lines(a, b) if isinstance(a, list) else _line(a, b) for a, b in zip(*both, strict=True)))
 
     modes = {mode: runs(forward, True) for mode, forward in forwards.items() if above or trained or mode == "none"}
@@ -324,7 +337,6 @@ def _run(
     kind: torch.dtype,
     above: bool,
     grads: bool,
-    dtype: torch.dtype | None,
 ) -> tuple[int, list[int], list[int], int, int]:
     """The numbers of a footprint for one batch."""
     x = torch.empty(shape, dtype=kind, device="meta")
@@ -334,14 +346,14 @@ def _run(
     work = _Work()
     work.leave_out([x, source, *module.parameters(), *module.buffers()])
     try:
-        with torch.set_grad_enabled(grads), _Autocast(dtype), work:
+        with torch.set_grad_enabled(grads), work:
             y = forward(_Above.apply(source, x))
             kept, ahead = work.now, work.trace
             if y.requires_grad:
                 work.trace = [kept]
                 end = y if y.ndim == 0 else _Below.apply(y)
                 del y
-                end.backward()
+                torch.autograd.backward([end])
             else:
                 work.trace = [0]
     except (RuntimeError, ValueError) as error:
