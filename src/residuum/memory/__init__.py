@@ -5,3 +5,8 @@ from residuum.memory.live import kept_bytes as kept_bytes
 from residuum.memory.modes import MODES as MODES
 from residuum.memory.modes import Mode as Mode
 from residuum.memory.modes import recompute as recompute
+from residuum.memory.plan import Plan as Plan
+from residuum.memory.plan import Planner as Planner
+from residuum.memory.plan import Speed as Speed
+from residuum.memory.plan import parse_size as parse_size
+from residuum.memory.plan import plan as plan
