@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from residuum.config import ResNetConfig
 from residuum.data.facts import facts
 from residuum.errors import ConfigError, ResiduumError
 from residuum.presets import preset
+from residuum.sizes import parse_size
 from residuum.train.recipe import Recipe, check_fit, default_recipe, recipe_file, with_file
 
 CACHE = Path("~/.cache/residuum")
@@ -71,6 +73,30 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Choose what training recomputes, so that a step fits a memory budget at the least time."""
+
+    # the preset to start from; 'residuum presets' lists them
+    preset: Annotated[str, tyro.conf.Positional]
+    # fields to change
+    model: Annotated[ResNetConfig, tyro.conf.arg(name="")]
+    # images in a step
+    batch_size: int = 32
+    # budget such as 16GB; what is free on the device where left out
+    memory: str | None = None
+    # height and width of the image; the preset's usual one where left out
+    size: tuple[int, int] | None = None
+    # bf16 is autocast's
+    precision: Literal["fp32", "bf16"] = "bf16"
+    # whose state is counted
+    optimizer: Literal["sgd", "adamw", "none"] = "sgd"
+    # whose speed is probed, to weigh computing against memory traffic
+    device: str = "auto"
+    # also draw time against memory, as .svg or .png
+    draw: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+
+
+@dataclass(frozen=True)
 class Presets:
     """List the published networks with depth, parameters and GMAC."""
 
@@ -107,17 +133,18 @@ def _train(args: list[str]) -> Train:
     return Train(with_file(default_recipe(about, model), values))
 
 
-def _summary(args: list[str]) -> Summary:
-    """`Summary` with the fields of the preset named first on the line."""
+def _of_preset(kind: Callable[[str, ResNetConfig], Any], args: list[str]) -> Any:
+    """A command with the fields of the preset named first on the line."""
     if len(args) < 2 or args[1].startswith("-"):
-        return Summary(tyro.MISSING, ResNetConfig())
-    return Summary(args[1], preset(args[1]))
+        return kind(tyro.MISSING, ResNetConfig())
+    return kind(args[1], preset(args[1]))
 
 
 # Command to its class and to its defaults, which may depend on the line.
 COMMANDS: dict[str, tuple[type, Callable[[list[str]], Any]]] = {
     "train": (Train, _train),
-    "summary": (Summary, _summary),
+    "summary": (Summary, partial(_of_preset, Summary)),
+    "plan": (Plan, partial(_of_preset, Plan)),
     "presets": (Presets, lambda args: Presets()),
     "convert": (Convert, lambda args: Convert(tyro.MISSING, tyro.MISSING)),
     "inspect": (Inspect, lambda args: Inspect(tyro.MISSING)),
@@ -196,6 +223,38 @@ def _images(batch: int, size: tuple[int, int]) -> str:
     return f"{'an image' if batch == 1 else f'{batch} images'} of {size[0]}x{size[1]}"
 
 
+def run_plan(command: Plan, console: Console) -> int:
+    """Print the plan; draw where asked."""
+    from residuum.draw import check_drawable
+    from residuum.summary import usual_size
+
+    budget = parse_size(command.memory) if command.memory is not None else None
+    if command.draw is not None:
+        check_drawable(command.draw)
+    size = command.size or usual_size(command.model)
+    if min(size) < 1 or command.batch_size < 1:
+        raise ConfigError(f"size is {size} and batch_size {command.batch_size}; both must be positive")
+    import torch
+
+    from residuum.devices import free_memory, pick_device
+    from residuum.memory.plan import Planner, probe_speed
+    from residuum.memory.report import draw_frontier, print_plan
+    from residuum.nn.resnet import ResNet
+
+    device = pick_device(command.device)
+    budget = free_memory(device) if budget is None else budget
+    dtype = torch.bfloat16 if command.precision == "bf16" else None
+    with torch.device("meta"):
+        model = ResNet(command.model)
+    planner = Planner(model, size=size, dtype=dtype, optimizer=command.optimizer, speed=probe_speed(device, dtype))
+    plan = planner.plan(command.batch_size, budget)
+    print_plan(console, planner, plan, command.preset, budget)
+    if command.draw is not None:
+        draw_frontier(planner, plan, command.draw, command.preset)
+        console.print(f"drawn: {command.draw}", highlight=False, soft_wrap=True)
+    return 0
+
+
 def run_presets(command: Presets, console: Console) -> int:
     """Print the list."""
     from residuum.summary import list_presets
@@ -246,6 +305,7 @@ RUN: dict[type, Callable[[Any, Console], int]] = {
     Train: run_train,
     Predict: run_predict,
     Summary: run_summary,
+    Plan: run_plan,
     Presets: run_presets,
     Convert: run_convert,
     Inspect: run_inspect,

@@ -130,9 +130,13 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Part:
-    """A stem, block or head: its parameters' bytes that get gradients, its output's bytes, its modes' footprints."""
+    """A stem, block or head: its output's shape without the batch and type, the bytes of its parameters that get
+    gradients, its output's bytes, its footprint in each mode.
+    """
 
     name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
     gradients: int
     output: Affine
     modes: dict[str, Footprint]
@@ -277,9 +281,7 @@ def _step_cost(twin: ResNet, size: tuple[int, int]) -> StepCost:
         part = known[key]
         parts.append(replace(part, name=name))
         above = above or part.gradients > 0
-        with torch.no_grad():
-            y = forwards["none"](torch.empty(2, *shape, dtype=kind, device="meta"))
-        shape, kind = tuple(y.shape[1:]), y.dtype
+        shape, kind = part.shape, part.dtype
     head = nn.ModuleList([twin.norm, twin.fc])
 
     def loss(x: Tensor) -> Tensor:
@@ -304,14 +306,19 @@ def _part(
 ) -> Part:
     trained = any(p.requires_grad for p in module.parameters())
 
-    def runs(forward: Callable[[Tensor], Tensor], grads: bool) -> Footprint:
+    def runs(forward: Callable[[Tensor], Tensor], grads: bool) -> tuple[Tensor, Footprint]:
         both = [_run(name, module, forward, (batch, *shape), kind, above, grads) for batch in _BATCHES]
-        return Footprint(*(_lines(a, b) if isinstance(a, list) else _line(a, b) for a, b in zip(*both, strict=True)))
+        return both[0][0], Footprint(
+            *(
+                _lines(a, b) if isinstance(a, list) else _line(a, b)
+                for a, b in zip(both[0][1:], both[1][1:], strict=True)
+            )
+        )
 
-    modes = {mode: runs(forward, True) for mode, forward in forwards.items() if above or trained or mode == "none"}
-    alone = runs(forwards["none"], False)
+    modes = {mode: runs(forward, True)[1] for mode, forward in forwards.items() if above or trained or mode == "none"}
+    y, alone = runs(forwards["none"], False)
     gradients = sum(p.nbytes for p in module.parameters() if p.requires_grad)
-    return Part(name, gradients, alone.kept, modes, alone)
+    return Part(name, tuple(y.shape[1:]), y.dtype, gradients, alone.kept, modes, alone)
 
 
 def _line(first: float, second: float) -> Affine:
@@ -337,8 +344,8 @@ def _run(
     kind: torch.dtype,
     above: bool,
     grads: bool,
-) -> tuple[int, list[int], list[int], int, int]:
-    """The numbers of a footprint for one batch."""
+) -> tuple[Tensor, int, list[int], list[int], int, int]:
+    """A stand-in for the output, and the numbers of a footprint for one batch."""
     x = torch.empty(shape, dtype=kind, device="meta")
     source = torch.empty((), device="meta", requires_grad=above)
     for p in module.parameters():
@@ -349,6 +356,7 @@ def _run(
         with torch.set_grad_enabled(grads), work:
             y = forward(_Above.apply(source, x))
             kept, ahead = work.now, work.trace
+            output = y.shape, y.dtype
             if y.requires_grad:
                 work.trace = [kept]
                 end = y if y.ndim == 0 else _Below.apply(y)
@@ -360,4 +368,5 @@ def _run(
         raise ConfigError(
             f"images of this size do not pass through the {name} in training ({first_line(error)}); use larger ones"
         ) from None
-    return kept, ahead, work.trace, work.flops, work.moved
+    stand_in = torch.empty(output[0], dtype=output[1], device="meta")
+    return stand_in, kept, ahead, work.trace, work.flops, work.moved

@@ -1,7 +1,9 @@
 """Where and in which precision to compute: the device asked for, and a probe of what bf16 is worth on it."""
 
 import ctypes
+import os
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -65,3 +67,24 @@ def keep_freed_memory() -> None:
     trim_threshold, mmap_threshold, never = -1, -3, 2**31 - 1  # glibc's malloc.h
     mallopt(mmap_threshold, never)
     mallopt(trim_threshold, never)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on an accelerator; without one, what this process holds and may still take."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available = Path("/proc/meminfo")
+    if device.type != "cpu" or not available.exists():
+        raise DeviceError(f"how much memory is free on {device} is not known here; give a budget such as 8GB")
+    line = next(line for line in available.read_text().splitlines() if line.startswith("MemAvailable"))
+    return int(line.split()[1]) * 1024 + held_memory(device)
+
+
+def held_memory(device: torch.device) -> int:
+    """Bytes of the device that this process holds now: resident on a CPU, allocated on CUDA, where known."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    statistics = Path("/proc/self/statm")
+    if device.type != "cpu" or not statistics.exists():
+        return 0
+    return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

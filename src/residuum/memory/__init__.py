@@ -8,5 +8,4 @@ from residuum.memory.modes import recompute as recompute
 from residuum.memory.plan import Plan as Plan
 from residuum.memory.plan import Planner as Planner
 from residuum.memory.plan import Speed as Speed
-from residuum.memory.plan import parse_size as parse_size
 from residuum.memory.plan import plan as plan

@@ -5,9 +5,8 @@ part at work needs. So the choice is a knapsack in which each part also has to f
 exactly, by going through the parts and holding on to every pair of bytes kept and time spent that no other beats.
 """
 
-import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,28 +17,11 @@ from residuum.cost import Affine, Footprint, Part, at, step_cost
 from residuum.errors import ConfigError
 from residuum.memory.modes import recompute
 from residuum.nn.resnet import ResNet
+from residuum.sizes import parse_size, show_size
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 # What an optimizer keeps for each trained parameter, in copies of it.
 OPTIMIZERS = {"none": 0, "sgd": 1, "adamw": 2}
 Modes = tuple[str | tuple[str, ...], ...]
-
-
-def parse_size(text: str | int) -> int:
-    """Bytes in a size such as 8GB (8e9), 7.5GiB (7.5 * 2^30), 500MB, or a plain number; raises `ConfigError`."""
-    found = re.fullmatch(r"\s*([+-]?[0-9]*\.?[0-9]+)\s*([kmgt]i?)?(b)?\s*", str(text), re.IGNORECASE)
-    if found is None:
-        raise ConfigError(f"{text!r} is not a size of memory; write it like 8GB or 7.5GiB")
-    size = int(float(found[1]) * _UNITS[(found[2] or "").lower()])
-    if size <= 0:
-        raise ConfigError(f"the memory budget is {text}; it must be more than 0, such as 8GB")
-    return size
-
-
-def show_size(size: float) -> str:
-    """Bytes as people write them, in the unit that `parse_size` reads: 1.23 GB."""
-    unit = next((u for u in ("T", "G", "M", "k") if size >= _UNITS[u.lower()]), "")
-    return f"{size / _UNITS[unit.lower()]:.{2 if unit else 0}f} {unit}B"
 
 
 @dataclass(frozen=True)
@@ -56,25 +38,24 @@ class Speed:
 
 def probe_speed(device: torch.device, dtype: torch.dtype | None = None) -> Speed:
     """Measured in a fraction of a second: a 3x3 convolution in autocast to `dtype`, and an addition of large tensors."""
-    layer = torch.nn.Conv2d(128, 128, 3, padding=1, bias=False, device=device)
-    image = torch.randn(16, 128, 28, 28, device=device).to(memory_format=torch.channels_last)
-    layer = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Constants, not random numbers: those are for training.
+    image = torch.full((16, 128, 28, 28), 0.5, device=device).to(memory_format=torch.channels_last)
+    weight = torch.full((128, 128, 3, 3), 0.5, device=device).to(memory_format=torch.channels_last)
     large = torch.zeros(1 << 24, device=device)
 
     def convolve() -> Tensor:
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
-            out: Tensor = layer(image)
-            return out
+            return torch.nn.functional.conv2d(image, weight, padding=1)
 
     flops = 2 * image.numel() * 128 * 9
     return Speed(flops / _fastest(convolve, device), 3 * large.nbytes / _fastest(lambda: large.add_(large), device))
 
 
-def _fastest(run: object, device: torch.device) -> float:
+def _fastest(run: Callable[[], Tensor], device: torch.device) -> float:
     best = float("inf")
     for _ in range(8):
         begin = time.perf_counter()
-        run()  # type: ignore[operator]
+        run()
         if device.type != "cpu":
             torch.accelerator.synchronize()
         best = min(best, time.perf_counter() - begin)

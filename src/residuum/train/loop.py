@@ -19,9 +19,11 @@ from torch import Tensor
 from residuum.data.batches import Augmentation, Batches, make_batches
 from residuum.data.facts import Facts
 from residuum.data.sources import Source, open_source
-from residuum.devices import keep_freed_memory, pick_device, probe_bf16
-from residuum.errors import DataError, DivergedError, RunError, WeightsError, first_line
+from residuum.devices import free_memory, held_memory, keep_freed_memory, pick_device, probe_bf16
+from residuum.errors import ConfigError, DataError, DivergedError, RunError, WeightsError, first_line
+from residuum.memory.plan import Plan, Planner, probe_speed
 from residuum.nn.resnet import ResNet
+from residuum.sizes import parse_size, show_size
 from residuum.train.progress import Reporter
 from residuum.train.recipe import Recipe
 from residuum.train.run import Run
@@ -96,6 +98,7 @@ class Session:
         self.bf16 = recipe.precision == "bf16"
         torch.manual_seed(recipe.seed)
         self.model = ResNet(recipe.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.plan = self._fit() if recipe.memory else None
         self.train_batches = self._batches(train=True)
         self.test_batches = self._batches(train=False)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
@@ -114,6 +117,31 @@ class Session:
         self.progress = Progress()
         self.progress.begin_epoch(steps, device)
 
+    def _fit(self) -> Plan:
+        """Recompute what it takes to stay within the budget, of which this process holds a part already."""
+        recipe, device = self.recipe, self.device
+        dtype = torch.bfloat16 if self.bf16 else None
+        budget = free_memory(device) if recipe.memory == "auto" else parse_size(recipe.memory)
+        own = sum(t.nbytes for t in (*self.model.parameters(), *self.model.buffers()))
+        held = max(held_memory(device) - own, 0)
+        planner = Planner(
+            self.model,
+            size=self.source.preprocessing.size,
+            dtype=dtype,
+            optimizer="sgd" if recipe.momentum else "none",
+            speed=probe_speed(device, dtype),
+        )
+        least = planner.least(recipe.batch_size)
+        if least > budget - held:
+            raise ConfigError(
+                f"a batch of {recipe.batch_size} does not fit {show_size(budget)}: {show_size(held)} are taken before "
+                f"the first step, and recomputing the most takes {show_size(least)} more; give {show_size(least + held)} "
+                "or a smaller --batch-size"
+            )
+        plan = planner.plan(recipe.batch_size, budget - held)
+        plan.apply(self.model)
+        return plan
+
     def _batches(self, *, train: bool) -> Batches:
         recipe = self.recipe
         return make_batches(
@@ -130,15 +158,16 @@ class Session:
 
     def forward(self, images: Tensor, labels: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Mean loss, and how many are right."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        # Weights in bf16 belong to the block that uses them, not to the whole pass: a recomputed block frees them.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
             logits = self.model(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         return loss, (logits.argmax(1) == labels).sum()
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """One step of training, its loss and right answers added to the progress."""
+        self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, which then has their memory
         loss, correct = self.forward(images, labels, self.recipe.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.progress.losses[self.progress.step] = loss.detach()
         if self.device.type == "cpu":  # reading the loss costs nothing here, so weights never see a bad one
@@ -225,7 +254,7 @@ def start(recipe: Recipe, facts: Facts, out: Path, root: Path, reporter: Reporte
     recipe = recipe.replace(precision=precision, device=str(device))
     session = _session(recipe, facts, root, device)
     run = Run.create(out, recipe)
-    reporter.begin(recipe, session.source, session.model, run, why)
+    reporter.begin(recipe, session, run, why)
     try:
         _save(run, session)
         return _train(run, session, reporter)
@@ -243,7 +272,7 @@ def resume(run: Run, recipe: Recipe, facts: Facts, root: Path, reporter: Reporte
     session.restore(state)
     if session.progress.epoch >= recipe.epochs:
         raise RunError(f"{run.path} is complete: all {recipe.epochs} epochs are done, there is nothing to resume")
-    reporter.begin(recipe, session.source, session.model, run, "as before")
+    reporter.begin(recipe, session, run, "as before")
     return _train(run, session, reporter)
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from residuum.sizes import show_size
+
 if TYPE_CHECKING:
-    from residuum.data.sources import Source
-    from residuum.nn.resnet import ResNet
     from residuum.train import loop
     from residuum.train.recipe import Recipe
     from residuum.train.run import Run
@@ -25,9 +25,10 @@ class Reporter:
         self.console = console
         self.shown, self.images = time.monotonic(), 0
 
-    def begin(self, recipe: "Recipe", source: "Source", model: "ResNet", run: "Run", why: str) -> None:
+    def begin(self, recipe: "Recipe", session: "loop.Session", run: "Run", why: str) -> None:
         """What will be trained on what, and how."""
-        parameters = sum(p.numel() for p in model.parameters())
+        source, plan = session.source, session.plan
+        parameters = sum(p.numel() for p in session.model.parameters())
         height, width = source.preprocessing.size
         say = self.console.print
         say(
@@ -37,6 +38,12 @@ class Reporter:
         )
         say(f"network    depth {recipe.model.depth}, {parameters:,} parameters", highlight=False)
         say(f"computing  {recipe.device}, {recipe.precision} ({why})", highlight=False)
+        if plan is not None:
+            say(
+                f"memory     a step's tensors take {show_size(plan.peak)} of {recipe.memory}, "
+                f"a step {plan.slowdown:.2f} times as long (predicted)",
+                highlight=False,
+            )
         say(f"run        {run.path}", highlight=False, soft_wrap=True)
         self.left_out(source.skipped)
 

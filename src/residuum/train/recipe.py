@@ -10,6 +10,7 @@ from residuum.data.facts import NAMED, SMALL_IMAGE, Facts, Folder
 from residuum.errors import ConfigError
 from residuum.fields import inside, parse_toml, refuse_unknown, toml_lines, typed
 from residuum.presets import preset
+from residuum.sizes import parse_size
 
 Precision = Literal["auto", "fp32", "bf16"]
 _RANGES = {
@@ -53,6 +54,8 @@ class Recipe:
     device: str = "auto"
     # auto is bf16 where a probe finds it fast
     precision: Precision = "auto"
+    # budget such as 4GB that a step is made to fit by recomputing; auto is what is free; empty keeps everything
+    memory: str = ""
     # processes that read image files
     workers: int = 2
     # go on without image files that cannot be decoded
@@ -67,6 +70,8 @@ class Recipe:
         for name, bounds in _RANGES.items():
             self._need(inside(getattr(self, name), bounds), name, f"a number in {bounds}")
         self._need(self.seed < 2**63, "seed", "below 2^63")
+        if self.memory not in ("", "auto"):
+            parse_size(self.memory)
         self._need(self.precision in get_args(Precision), "precision", f"one of {', '.join(get_args(Precision))}")
 
     def _need(self, ok: bool, name: str, allowed: str) -> None:
