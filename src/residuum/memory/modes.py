@@ -293,7 +293,7 @@ def _stem(model: ResNet, x: Tensor) -> Tensor:
     return _again(model.bn1, model.after_conv1, _conv(model.conv1, x))
 
 
-def block_forward(block: Block, mode: str) -> Callable[[Tensor], Tensor]:
+def block_forward(block: nn.Module, mode: str) -> Callable[[Tensor], Tensor]:
     """The forward pass of a block in a mode other than `stage`."""
     return partial({"none": Block.forward, "selective": _selective, "block": _block}[mode], block)
 

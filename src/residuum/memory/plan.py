@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residuum.cost import Affine, Footprint, Part, at, step_cost
 from residuum.errors import ConfigError
+from residuum.memory.footprint import Affine, Footprint, Part, at, step_cost
 from residuum.memory.modes import recompute
 from residuum.nn.resnet import ResNet
 from residuum.sizes import parse_size, show_size
@@ -37,7 +37,7 @@ class Speed:
 
 
 def probe_speed(device: torch.device, dtype: torch.dtype | None = None) -> Speed:
-    """Measured in a fraction of a second: a 3x3 convolution in autocast to `dtype`, and an addition of large tensors."""
+    """Measured in a fraction of a second: a 3x3 convolution in autocast to `dtype`, and a sum of large tensors."""
     # Constants, not random numbers: those are for training.
     image = torch.full((16, 128, 28, 28), 0.5, device=device).to(memory_format=torch.channels_last)
     weight = torch.full((128, 128, 3, 3), 0.5, device=device).to(memory_format=torch.channels_last)
@@ -104,7 +104,7 @@ class Plan:
 class Planner:
     """A network's training step, run once on the meta device; plans for any batch and budget follow from it.
 
-    `dtype` is autocast's, `optimizer` one of `OPTIMIZERS`; the speed of this machine's CPU is probed where none is given.
+    `dtype` is autocast's, `optimizer` one of `OPTIMIZERS`; this machine's CPU is probed where no speed is given.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Planner:
         return Option("stage", output, need, seconds)
 
     def plan(self, batch: int, budget: int) -> Plan:
-        """The fastest choice whose predicted peak is within `budget` bytes; raises `ConfigError` where there is none."""
+        """The fastest choice whose predicted peak is within `budget` bytes; raises `ConfigError` where none is."""
         steps = self.steps(batch)
         chosen = _solve(steps, budget - steps.fixed)
         if chosen is None:
@@ -231,8 +231,8 @@ def plan(
 ) -> Plan:
     """The fastest modes for training `model` on batches of images of `size` within a budget such as "8GB".
 
-    `dtype` is autocast's. The budget is for the tensors of a step: see `Plan`. Raises `ConfigError` for a budget that is
-    no size or too small, which says the least that would do, and for a model that is not ours.
+    `dtype` is autocast's. The budget is for the tensors of a step: see `Plan`. Raises `ConfigError` for a budget that
+    is no size or too small, which says the least that would do, and for a model that is not ours.
     """
     return Planner(model, size=size, dtype=dtype, optimizer=optimizer, speed=speed).plan(batch, parse_size(budget))
 

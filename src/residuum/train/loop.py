@@ -135,8 +135,8 @@ class Session:
         if least > budget - held:
             raise ConfigError(
                 f"a batch of {recipe.batch_size} does not fit {show_size(budget)}: {show_size(held)} are taken before "
-                f"the first step, and recomputing the most takes {show_size(least)} more; give {show_size(least + held)} "
-                "or a smaller --batch-size"
+                f"the first step, and recomputing the most takes {show_size(least)} more; "
+                f"give {show_size(least + held)} or a smaller --batch-size"
             )
         plan = planner.plan(recipe.batch_size, budget - held)
         plan.apply(self.model)

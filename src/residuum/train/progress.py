@@ -43,6 +43,7 @@ class Reporter:
                 f"memory     a step's tensors take {show_size(plan.peak)} of {recipe.memory}, "
                 f"a step {plan.slowdown:.2f} times as long (predicted)",
                 highlight=False,
+                soft_wrap=True,
             )
         say(f"run        {run.path}", highlight=False, soft_wrap=True)
         self.left_out(source.skipped)

@@ -1,0 +1,300 @@
+"""What each part of a network takes in a training step, from runs on torch's meta device: real operations, no numbers.
+
+Nothing here knows a layer's formula: bytes are those of the tensors that are alive while the network's own forward and
+backward passes run, and the work is what torch's operations report.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import flop_registry
+
+from residuum.errors import ConfigError, first_line
+from residuum.memory.live import Live
+from residuum.memory.modes import ON_META, block_forward, check_ours, stem_forward
+from residuum.nn.blocks import BlurPool, StochasticDepth
+from residuum.nn.resnet import ResNet
+
+Affine = tuple[float, float]  # what grows with the batch: fixed + each * batch
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one part of a network takes in a training step under one recomputation mode, for any batch.
+
+    Bytes: `kept` from its forward pass to its backward pass, its output included; `forward` and `backward` at most
+    while these run, its own kept bytes and its gradients included, as the highest of lines. Work of both passes:
+    `flops` of convolutions and matrix products, and `moved`, the bytes that operations read and write.
+    """
+
+    kept: Affine
+    forward: tuple[Affine, ...]
+    backward: tuple[Affine, ...]
+    flops: Affine
+    moved: Affine
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stem, block or head: its output's shape without the batch and type, the bytes of its parameters that get
+    gradients, its output's bytes, its footprint in each mode.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    gradients: int
+    output: Affine
+    modes: dict[str, Footprint]
+    alone: Footprint  # the forward pass without gradients, as `stage` does it first
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """A training step's parts, in order: stem, blocks, head. Bytes of what is there all the time: `fixed` holds
+    parameters and buffers, `trained` the parameters that get gradients, `inputs` images and labels.
+    """
+
+    parts: tuple[Part, ...]
+    fixed: int
+    trained: int
+    inputs: Affine
+
+
+def at(line: Affine, batch: int) -> float:
+    """The value for a batch."""
+    return line[0] + line[1] * batch
+
+
+class _Work(Live):
+    """Live bytes, and the work of the operations that make them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.moved = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        if not func.is_view:
+            tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
+            self.moved += sum(t.numel() * t.element_size() for t in tensors)
+        return out
+
+
+class _Above(torch.autograd.Function):
+    """A part's input: a tensor from nowhere, whose gradient goes nowhere."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].new_empty(()), None
+
+
+class _Below(torch.autograd.Function):
+    """What comes after a part: takes its output, gives back a gradient of its shape, which nobody else holds."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.like = y.shape, y.dtype
+        return y.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        shape, dtype = ctx.like
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+
+class _Autocast(TorchFunctionMode):  # type: ignore[no-untyped-call]
+    """Autocast for the meta device: convolutions and matrix products run in a lower precision."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.conv2d, torch.conv1d, F.linear):
+            args = tree_map(lambda t: t.to(self.dtype) if isinstance(t, Tensor) else t, args)
+        return func(*args, **(kwargs or {}))
+
+
+def _lowered(function: Callable[..., Tensor], dtype: torch.dtype, *args: Any) -> Tensor:
+    with _Autocast(dtype):
+        return function(*args)
+
+
+def on_meta(model: ResNet, dtype: torch.dtype | None) -> ResNet:
+    """A copy on the meta device, as it trains; whether blocks are skipped is not left to chance.
+
+    Where a `dtype` is given its layers compute in that, by themselves: a second pass in the middle of the backward pass
+    would not see a mode that is on around it.
+    """
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
+    memo |= {id(b): b.to("meta") for b in model.buffers()}
+    twin = copy.deepcopy(model, memo)
+    for module in twin.modules():
+        if isinstance(module, StochasticDepth):
+            module.rate, module.mode = 0.5, "row"
+        if isinstance(module, nn.BatchNorm2d) and module.momentum is None:
+            module.momentum = 0.1  # a count on the meta device has no value
+        if dtype is not None and isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear | BlurPool):
+            plain: Callable[..., Tensor] = partial(type(module).forward, module)  # type: ignore[arg-type]
+            module.forward = partial(_lowered, plain, dtype)  # type: ignore[method-assign]
+    return twin
+
+
+_BATCHES = (2, 4)  # a line is known by two of its points
+
+
+def step_cost(model: ResNet, size: tuple[int, int] = (224, 224), dtype: torch.dtype | None = None) -> StepCost:
+    """What a training step takes, part by part and mode by mode, for images of `size` and any batch.
+
+    The network is run on the meta device for two batches, in autocast to `dtype` where one is given; blocks that are
+    alike are run once. Raises `ConfigError` where the images are too small.
+    """
+    check_ours(model)
+    twin = on_meta(model, dtype)
+    token = ON_META.set(dtype)
+    try:
+        return _step_cost(twin, size)
+    finally:
+        ON_META.reset(token)
+
+
+def _step_cost(twin: ResNet, size: tuple[int, int]) -> StepCost:
+    known: dict[Any, Part] = {}
+    parts = []
+    shape: tuple[int, ...] = (twin.config.in_channels, *size)
+    kind, above = torch.float32, False
+    pieces: list[tuple[str, nn.Module, dict[str, Callable[[Tensor], Tensor]]]] = [
+        (
+            "stem",
+            nn.ModuleList([twin.conv1, twin.bn1, twin.maxpool]),
+            {mode: stem_forward(twin, mode) for mode in ("none", "block")},
+        )
+    ]
+    for info, stage in zip(twin.feature_info, twin.stages, strict=True):
+        for number, block in enumerate(stage):
+            forwards = {mode: block_forward(block, mode) for mode in ("none", "selective", "block")}
+            pieces.append((f"{info.name}.{number}", block, forwards))
+    for name, module, forwards in pieces:
+        flags = tuple(p.requires_grad for p in module.parameters()), tuple(m.training for m in module.modules())
+        key = repr(module), flags, shape, kind, above
+        if key not in known:
+            known[key] = _part(name, module, forwards, shape, kind, above)
+        part = known[key]
+        parts.append(replace(part, name=name))
+        above = above or part.gradients > 0
+        shape, kind = part.shape, part.dtype
+    head = nn.ModuleList([twin.norm, twin.fc])
+
+    def loss(x: Tensor) -> Tensor:
+        logits = twin.head(x).float()
+        return F.cross_entropy(logits, torch.empty(len(x), dtype=torch.long, device="meta"), label_smoothing=0.1)
+
+    parts.append(_part("head", head, {"none": loss}, shape, kind, above))
+    tensors = [*twin.parameters(), *twin.buffers()]
+    trained = sum(p.nbytes for p in twin.parameters() if p.requires_grad)
+    return StepCost(
+        tuple(parts), sum(t.nbytes for t in tensors), trained, (0, 4 * twin.config.in_channels * size[0] * size[1] + 8)
+    )
+
+
+def _part(
+    name: str,
+    module: nn.Module,
+    forwards: dict[str, Callable[[Tensor], Tensor]],
+    shape: tuple[int, ...],
+    kind: torch.dtype,
+    above: bool,
+) -> Part:
+    trained = any(p.requires_grad for p in module.parameters())
+
+    def runs(forward: Callable[[Tensor], Tensor], grads: bool) -> tuple[Tensor, Footprint]:
+        first, second = (_run(name, module, forward, (batch, *shape), kind, above, grads) for batch in _BATCHES)
+        return first.output, Footprint(
+            _line(first.kept, second.kept),
+            _lines(first.forward, second.forward),
+            _lines(first.backward, second.backward),
+            _line(first.flops, second.flops),
+            _line(first.moved, second.moved),
+        )
+
+    modes = {mode: runs(forward, True)[1] for mode, forward in forwards.items() if above or trained or mode == "none"}
+    y, alone = runs(forwards["none"], False)
+    gradients = sum(p.nbytes for p in module.parameters() if p.requires_grad)
+    return Part(name, tuple(y.shape[1:]), y.dtype, gradients, alone.kept, modes, alone)
+
+
+def _line(first: float, second: float) -> Affine:
+    each = (second - first) / (_BATCHES[1] - _BATCHES[0])
+    return first - each * _BATCHES[0], each
+
+
+def _lines(first: list[int], second: list[int]) -> tuple[Affine, ...]:
+    """Those of the lines that are highest for some batch."""
+    lines = sorted({_line(a, b) for a, b in zip(first, second, strict=True)}, key=lambda line: (-line[1], -line[0]))
+    top: list[Affine] = []
+    for line in lines:
+        if not top or line[0] > top[-1][0]:
+            top.append(line)
+    return tuple(top)
+
+
+class _Measured(NamedTuple):
+    """A stand-in for a part's output, and the numbers of a footprint for one batch; live bytes after each operation."""
+
+    output: Tensor
+    kept: int
+    forward: list[int]
+    backward: list[int]
+    flops: int
+    moved: int
+
+
+def _run(
+    name: str,
+    module: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    shape: tuple[int, ...],
+    kind: torch.dtype,
+    above: bool,
+    grads: bool,
+) -> _Measured:
+    x = torch.empty(shape, dtype=kind, device="meta")
+    source = torch.empty((), device="meta", requires_grad=above)
+    for p in module.parameters():
+        p.grad = None
+    work = _Work()
+    work.leave_out([x, source, *module.parameters(), *module.buffers()])
+    try:
+        with torch.set_grad_enabled(grads), work:
+            y = forward(_Above.apply(source, x))
+            kept, ahead = work.now, work.trace
+            output = y.shape, y.dtype
+            if y.requires_grad:
+                work.trace = [kept]
+                end = y if y.ndim == 0 else _Below.apply(y)
+                del y
+                torch.autograd.backward([end])
+            else:
+                work.trace = [0]
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"images of this size do not pass through the {name} in training ({first_line(error)}); use larger ones"
+        ) from None
+    stand_in = torch.empty(output[0], dtype=output[1], device="meta")
+    return _Measured(stand_in, kept, ahead, work.trace, work.flops, work.moved)
