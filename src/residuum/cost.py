@@ -15,7 +15,6 @@ from torch.utils.flop_counter import flop_registry
 
 from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, first_line
-from residuum.memory.footprint import step_cost as step_cost
 from residuum.nn.resnet import ResNet
 
 

@@ -74,7 +74,7 @@ def at(line: Affine, batch: int) -> float:
     return line[0] + line[1] * batch
 
 
-class _Work(Live):
+class _Work(Live):  # type: ignore[no-untyped-call]
     """Live bytes, and the work of the operations that make them."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class _Below(torch.autograd.Function):
         return torch.empty(shape, dtype=dtype, device="meta")
 
 
-class _Autocast(TorchFunctionMode):  # type: ignore[no-untyped-call]
+class _Autocast(TorchFunctionMode):
     """Autocast for the meta device: convolutions and matrix products run in a lower precision."""
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -152,7 +152,10 @@ def on_meta(model: ResNet, dtype: torch.dtype | None) -> ResNet:
             module.momentum = 0.1  # a count on the meta device has no value
         if dtype is not None and isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear | BlurPool):
             plain: Callable[..., Tensor] = partial(type(module).forward, module)  # type: ignore[arg-type]
-            module.forward = partial(_lowered, plain, dtype)  # type: ignore[method-assign]
+            module.forward = partial(_lowered, plain, dtype)
+        if dtype is not None and isinstance(module, nn.Conv2d):  # modes call it without `forward`
+            inner = partial(nn.Conv2d._conv_forward, module)
+            module._conv_forward = partial(_lowered, inner, dtype)  # type: ignore[method-assign]
     return twin
 
 

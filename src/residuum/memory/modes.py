@@ -295,7 +295,8 @@ def _stem(model: ResNet, x: Tensor) -> Tensor:
 
 def block_forward(block: nn.Module, mode: str) -> Callable[[Tensor], Tensor]:
     """The forward pass of a block in a mode other than `stage`."""
-    return partial({"none": Block.forward, "selective": _selective, "block": _block}[mode], block)
+    runs: dict[str, Callable[..., Tensor]] = {"none": Block.forward, "selective": _selective, "block": _block}
+    return partial(runs[mode], block)
 
 
 def stem_forward(model: ResNet, mode: str) -> Callable[[Tensor], Tensor]:

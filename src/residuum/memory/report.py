@@ -38,11 +38,11 @@ def print_plan(console: Console, planner: Planner, plan: Plan, name: str, budget
     for heading in ("peak", "time of a step", ""):
         table.add_column(heading, justify="left" if not heading else "right")
     uniform = [(mode, planner.uniform(plan.batch, mode)) for mode in reversed(MODES)]
-    rows = [("fastest for its memory", found) for found in planner.frontier(plan.batch)]
+    rows = [("planned", found) for found in planner.frontier(plan.batch)]
     rows += [(f"all {mode}", found) for mode, found in uniform] + [("chosen", plan)]
     most = max(found.peak for _, found in rows)
     for label, found in sorted(rows, key=lambda row: row[1].peak):
-        bar = "█" * max(1, round(24 * found.peak / most))
+        bar = "█" * max(1, round(18 * found.peak / most))
         style = "bold" if label == "chosen" else None
         table.add_row(label, show_size(found.peak), f"{found.slowdown:.3f}", bar, style=style)
     console.print(table)
