@@ -128,6 +128,8 @@ class _Autocast(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.conv2d, torch.conv1d, F.linear):
             args = tree_map(lambda t: t.to(self.dtype) if isinstance(t, Tensor) else t, args)
+        elif func is F.pad and kwargs and kwargs["mode"] == "reflect":  # not in low precision on a CPU
+            args = (args[0].float(), *args[1:])
         return func(*args, **(kwargs or {}))
 
 
@@ -152,7 +154,7 @@ def on_meta(model: ResNet, dtype: torch.dtype | None) -> ResNet:
             module.momentum = 0.1  # a count on the meta device has no value
         if dtype is not None and isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear | BlurPool):
             plain: Callable[..., Tensor] = partial(type(module).forward, module)  # type: ignore[arg-type]
-            module.forward = partial(_lowered, plain, dtype)
+            module.forward = partial(_lowered, plain, dtype)  # type: ignore[method-assign]
         if dtype is not None and isinstance(module, nn.Conv2d):  # modes call it without `forward`
             inner = partial(nn.Conv2d._conv_forward, module)
             module._conv_forward = partial(_lowered, inner, dtype)  # type: ignore[method-assign]
