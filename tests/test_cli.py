@@ -60,7 +60,7 @@ def test_mistakes_in_names_and_fields_are_answered_without_torch(line):
         ("train --resume nowhere --epochs 3", "leave out --epochs"),
         ("train --out here", "here exists already"),
         ("predict nowhere x.png", "cannot be read as weights"),
-        ("summary resnet51", "did you mean 'resnet50'"),
+        ("summary resnet51 --layers", "did you mean 'resnet50'"),
         ("summary resnet50 --size 0 3", "must be positive"),
         ("summary resnet50 --size 8 8", "do not pass"),
         ("summary resnet50 --draw net.pdf", "does not end in .svg or .png"),

@@ -31,13 +31,33 @@ def test_parameters_are_the_networks_own(name):
     assert total(cost(preset(name), usual_size(preset(name)), batch=2), "parameters") == count
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "resnetrs101", "ecaresnet26t", "cifar_preresnet56"])
-def test_macs_are_those_that_torch_counts_over_the_whole_network(name):
+@pytest.mark.parametrize("name", PRESETS)
+def test_macs_of_both_passes_are_those_that_torch_counts_over_the_whole_network(name):
     config = preset(name)
     size = usual_size(config)
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        create(name)(torch.empty(2, config.in_channels, *size))
-    assert total(cost(config, size, batch=2), "macs") == counter.get_total_flops() // 2
+    with torch.device("meta"), FlopCounterMode(display=False) as forward:
+        out = create(name)(torch.empty(2, config.in_channels, *size))
+    with FlopCounterMode(display=False) as backward:
+        out.sum().backward()
+    parts = cost(config, size, batch=2)
+    assert total(parts, "macs") == forward.get_total_flops() // 2
+    assert total(parts, "backward_macs") == backward.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnetrs101", "resnetaa50", "cifar_preresnet110"])
+def test_layers_add_up_to_their_parts(name):
+    config = preset(name)
+    with torch.device("meta"):
+        model = create(name)
+    for part in cost(config, usual_size(config), batch=2):
+        for figure in ("parameters", "macs", "backward_macs"):
+            assert total(part.layers, figure) == getattr(part, figure), part.name
+        for layer in part.layers:
+            assert type(model.get_submodule(layer.name)).__name__ == layer.kind
+    layers = [layer for part in cost(config, usual_size(config), batch=2) for layer in part.layers]
+    assert len({layer.name for layer in layers if layer.parameters}) == sum(
+        1 for m in model.modules() if not any(m.children()) and any(True for _ in m.parameters())
+    )
 
 
 VARIANTS = [
@@ -79,3 +99,9 @@ def test_activations_are_what_a_real_step_keeps(fields, dtype):
 def test_images_too_small_to_train_on_are_refused():
     with pytest.raises(ConfigError, match=r"1 image\(s\) of 8x8 do not pass.*larger"):
         cost(preset("resnet50"), (8, 8))
+
+
+def test_the_summary_shows_every_layer_where_asked(command):
+    shown = command("summary", "cifar_resnet20", "--layers").out
+    assert "layer3.2.conv2" in shown
+    assert "layer3.2.conv2" not in command("summary", "cifar_resnet20").out

@@ -130,6 +130,23 @@ def test_planning_leaves_the_model_and_the_random_numbers_alone():
     assert model.layer1[0].forward is forward
 
 
+@pytest.mark.slow
+def test_compiled_the_partitioner_gets_the_plans_share():
+    import torch._functorch.config as partitioner
+
+    model, images = create("cifar_resnet20"), torch.randn(2, 3, 32, 32)
+    planner = Planner(model, size=(32, 32), speed=SPEED)
+    chosen = planner.plan(2, (planner.least(2) + planner.uniform(2, "none").peak) // 2)
+    expected = model(images)
+    with partitioner.patch(activation_memory_budget=1.0):
+        with pytest.warns(UserWarning, match="activation_memory_budget set to 0.[2-9]"):
+            compiled = chosen.compile(chosen.apply(model), backend="aot_eager", fullgraph=True)
+        assert partitioner.activation_memory_budget == chosen.share
+        out = compiled(images)
+        out.sum().backward()
+    assert torch.allclose(out, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("8GB", 8 * 10**9), ("7.5GiB", 7.5 * 2**30), ("500 mb", 5e8), ("4g", 4e9), (123, 123)]
 )
@@ -176,7 +193,7 @@ def test_the_command_line_refuses_in_one_sentence(refused, tmp_path, monkeypatch
 
 def test_the_command_shows_choice_frontier_and_largest_batch(command, tmp_path):
     picture = tmp_path / "plan.svg"
-    shown = command("plan", "resnet18", "--batch-size", "16", "--memory", "1GB", "--draw", str(picture)).stdout
+    shown = command("plan", "resnet18", "--batch-size", "16", "--memory", "1GB", "--draw", str(picture)).out
     for words in ("layer4", "predicted: peak", "all stage", "chosen", "largest batch within 1.00 GB"):
         assert words in shown
     assert "<svg" in picture.read_text()

@@ -68,6 +68,8 @@ class Summary:
     batch: int = 1
     # of activations
     precision: Literal["fp32", "bf16"] = "fp32"
+    # also show every layer, with the MAC of its backward pass
+    layers: bool = False
     # also draw the network, as .svg or .png
     draw: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
 
@@ -206,7 +208,9 @@ def run_summary(command: Summary, console: Console) -> int:
     size = command.size or usual_size(command.model)
     if min(size) < 1 or command.batch < 1:
         raise ConfigError(f"size is {size} and batch {command.batch}; both must be positive")
-    totals = summarise(console, command.preset, command.model, size, command.batch, command.precision)
+    totals = summarise(
+        console, command.preset, command.model, size, command.batch, command.precision, layers=command.layers
+    )
     if command.draw is not None:
         draw(
             command.model,

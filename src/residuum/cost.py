@@ -4,23 +4,40 @@ A multiply-add (MAC) is two floating-point operations. Norms, activations and po
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.flop_counter import flop_registry
+from torch.utils.hooks import RemovableHandle
 
 from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, first_line
+from residuum.memory.footprint import step_cost
 from residuum.nn.resnet import ResNet
+
+__all__ = ["LayerCost", "PartCost", "cost", "step_cost"]
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """The cost of one layer, in the units of `PartCost`: what it keeps is what no layer before it has kept."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    macs: int
+    backward_macs: int
+    activation_bytes: int
 
 
 @dataclass(frozen=True)
 class PartCost:
-    """The cost of a stem, stage or head: its output's shape, parameters, MAC of the forward pass for the whole batch.
+    """The cost of a stem, stage or head: its output's shape, parameters, MAC of both passes for the whole batch.
 
     `activation_bytes` is what it keeps for the backward pass, parameters aside; a tensor that two parts keep counts in
     the first of them.
@@ -31,7 +48,9 @@ class PartCost:
     blocks: int
     parameters: int
     macs: int
+    backward_macs: int
     activation_bytes: int
+    layers: tuple[LayerCost, ...]
 
 
 class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -73,10 +92,18 @@ def cost(
         model = ResNet(short).to(dtype)
         x = torch.empty(batch, config.in_channels, *size, dtype=dtype)
     meter = _Meter(model)
+    layers: list[LayerCost] = []
+    remove = [
+        handle
+        for name, module in model.named_modules()
+        if not any(module.children())
+        for handle in _watch(name, module, meter, layers)
+    ]
 
     def run(name: str, part: Callable[[Tensor], Tensor], modules: list[nn.Module]) -> PartCost:
         nonlocal x
         macs, kept = meter.reading()
+        layers.clear()
         try:
             with meter, saved_tensors_hooks(meter.keep, lambda tensor: tensor):
                 x = part(x)
@@ -87,15 +114,61 @@ def cost(
             ) from None
         macs_after, kept_after = meter.reading()
         parameters = sum(p.numel() for module in modules for p in module.parameters())
-        return PartCost(name, tuple(x.shape), 0, parameters, macs_after - macs, kept_after - kept)
+        backward = sum(layer.backward_macs for layer in layers)
+        return PartCost(
+            name, tuple(x.shape), 0, parameters, macs_after - macs, backward, kept_after - kept, tuple(layers)
+        )
 
     parts = [run("stem", model.stem, [model.conv1, model.bn1, model.maxpool])]
     for info, stage, depth in zip(model.feature_info, model.stages, config.depths, strict=True):
-        first, *second = (run(info.name, block, [block]) for block in stage)
+        blocks = [run(info.name, block, [block]) for block in stage]
+        blocks += [_renamed(blocks[-1], f"{info.name}.1.", f"{info.name}.{i}.") for i in range(2, depth)]
         total = {
-            name: getattr(first, name) + (depth - 1) * getattr(second[0] if second else first, name)
-            for name in ("parameters", "macs", "activation_bytes")
+            name: sum(getattr(block, name) for block in blocks)
+            for name in ("parameters", "macs", "backward_macs", "activation_bytes")
         }
-        parts.append(PartCost(info.name, tuple(x.shape), depth, **total))
+        inside = tuple(layer for block in blocks for layer in block.layers)
+        parts.append(PartCost(info.name, tuple(x.shape), depth, **total, layers=inside))
     parts.append(run("head", model.head, [model.norm, model.fc]))
+    for handle in remove:
+        handle.remove()
     return parts
+
+
+def _renamed(block: PartCost, old: str, new: str) -> PartCost:
+    return replace(block, layers=tuple(replace(layer, name=layer.name.replace(old, new)) for layer in block.layers))
+
+
+def _watch(name: str, layer: nn.Module, meter: _Meter, found: list[LayerCost]) -> list[RemovableHandle]:
+    """Note what a layer costs whenever it runs."""
+    before = (0, 0)
+
+    def enter(module: nn.Module, args: Any) -> None:
+        nonlocal before
+        before = meter.reading()
+
+    def leave(module: nn.Module, args: Any, out: Tensor) -> None:
+        macs, kept = meter.reading()
+        parameters = sum(p.numel() for p in module.parameters())
+        spent = macs - before[0]
+        backward = _backward_macs(module, args[0]) if spent else 0
+        kind, shape = type(module).__name__, tuple(out.shape)
+        found.append(LayerCost(name, kind, shape, parameters, spent, backward, kept - before[1]))
+
+    return [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _backward_macs(layer: nn.Module, x: Tensor) -> int:
+    """Of one layer by itself; the first of a network has no gradient to give to the images."""
+    meter = _Meter(layer)
+    with _disable_current_modes(), saved_tensors_hooks(_same, _same):
+        out = type(layer).forward(layer, x.detach().requires_grad_(x.requires_grad))
+        with meter:
+            torch.autograd.backward([out], [torch.empty_like(out)])
+    for parameter in layer.parameters():
+        parameter.grad = None
+    return meter.reading()[0]

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from residuum.config import ResNetConfig
-from residuum.cost import cost
+from residuum.cost import PartCost, cost
 from residuum.errors import ConfigError
 from residuum.presets import PRESETS
 
@@ -35,9 +35,16 @@ def gigas(count: int) -> str:
 
 
 def summarise(
-    console: Console, name: str, config: ResNetConfig, size: tuple[int, int], batch: int, precision: str
+    console: Console,
+    name: str,
+    config: ResNetConfig,
+    size: tuple[int, int],
+    batch: int,
+    precision: str,
+    *,
+    layers: bool = False,
 ) -> Totals:
-    """Print the table of one network by stage, with totals; MAC and memory are for the whole batch."""
+    """Print the table of one network by stage, with totals, and by layer; MAC and memory are for the whole batch."""
     import torch
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
@@ -58,10 +65,28 @@ def summarise(
     count = str(sum(p.blocks for p in parts))
     table.add_row("total", "", count, f"{totals.parameters:,}", gigas(totals.macs), memory, style="bold")
     console.print(table)
+    if layers:
+        _by_layer(console, parts)
     console.print(
         "A MAC is one multiply-add, two FLOP. Activations: what training keeps for the backward pass.", style="dim"
     )
     return totals
+
+
+def _by_layer(console: Console, parts: list[PartCost]) -> None:
+    table = Table("layer", "kind")
+    for heading in ("output", "parameters", "MMAC", "backward", "kept, MiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for part in parts:
+        for layer in part.layers:
+            shape = "x".join(str(n) for n in layer.shape)
+            macs = (f"{count / 1e6:,.1f}" if count else "" for count in (layer.macs, layer.backward_macs))
+            kept = f"{layer.activation_bytes / 2**20:,.1f}" if layer.activation_bytes else ""
+            table.add_row(
+                layer.name, layer.kind, shape, f"{layer.parameters:,}" if layer.parameters else "", *macs, kept
+            )
+        table.add_section()
+    console.print(table)
 
 
 def list_presets(console: Console, contains: str) -> None:

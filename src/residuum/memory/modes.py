@@ -311,8 +311,8 @@ def recompute(model: ResNet, mode: str | Sequence[str | Sequence[str]], *, stem:
     `"none"` undoes everything. `stem` says whether the stem is recomputed; by itself, if anything is. Raises
     `ConfigError` for a mode that does not exist and a model that is not ours.
 
-    Under `torch.compile` the compiler's own partitioner takes over and the modes stand back; `compile_budget` gives it
-    a budget.
+    Under `torch.compile` the compiler's own partitioner takes over and the modes stand back; `Plan.compile` gives it
+    the same budget.
     """
     check_ours(model)
     modes = _per_stage(mode, model)

@@ -6,8 +6,10 @@ exactly, by going through the parts and holding on to every pair of bytes kept a
 """
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,10 +97,27 @@ class Plan:
     modes: Modes
     peak: int
     slowdown: float
+    share: float  # of the bytes that come and go in a step without recomputation: gradients and activations
 
     def apply(self, model: ResNet) -> ResNet:
         """Set the modes on a network, in place."""
         return recompute(model, self.modes, stem=self.stem != "none")
+
+    def compile(self, model: ResNet, **options: Any) -> Callable[..., Any]:
+        """`torch.compile(model, **options)`, with the compiler's partitioner set to this plan's share, and a warning.
+
+        Compiled code does not follow the modes. The setting is torch's global `activation_memory_budget`.
+        """
+        import torch._functorch.config as partitioner
+
+        warnings.warn(
+            "compiled, modes stand back: torch's partitioner recomputes in their place, with activation_memory_budget "
+            f"set to {self.share:.3f}",
+            stacklevel=2,
+        )
+        partitioner.activation_memory_budget = self.share
+        compiled: Callable[..., Any] = torch.compile(model, **options)
+        return compiled
 
 
 class Planner:
@@ -178,8 +197,9 @@ class Planner:
         """The plan that these modes are."""
         steps = self.steps(batch)
         peak, seconds = evaluate(steps, stem, modes)
-        _, plain = evaluate(steps, "none", tuple(("none",) * depth for depth in self.depths))
-        return Plan(batch, stem, modes, peak, seconds / plain)
+        most, plain = evaluate(steps, "none", tuple(("none",) * depth for depth in self.depths))
+        share = (peak - steps.fixed) / (most - steps.fixed)
+        return Plan(batch, stem, modes, peak, seconds / plain, share)
 
     def uniform(self, batch: int, mode: str) -> Plan:
         """The plan that `recompute(model, mode)` is."""
