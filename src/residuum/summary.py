@@ -74,11 +74,14 @@ def summarise(
 
 
 def _by_layer(console: Console, parts: list[PartCost]) -> None:
-    table = Table("layer", "kind")
+    table = Table()
+    table.add_column("layer", no_wrap=True)
     for heading in ("output", "parameters", "MMAC", "backward", "kept, MiB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for part in parts:
         for layer in part.layers:
+            if not (layer.parameters or layer.macs or layer.activation_bytes):
+                continue
             shape = "x".join(str(n) for n in layer.shape)
             macs = (f"{count / 1e6:,.1f}" if count else "" for count in (layer.macs, layer.backward_macs))
             kept = f"{layer.activation_bytes / 2**20:,.1f}" if layer.activation_bytes else ""
@@ -99,7 +102,9 @@ def list_presets(console: Console, contains: str) -> None:
         table.add_column(heading, justify="right")
     for name, config in chosen.items():
         size = usual_size(config)
-        parts = cost(config, size, batch=2)  # one image would leave batch norm a single pixel in the smallest ones
+        parts = cost(
+            config, size, batch=2, by_layer=False
+        )  # one image would leave batch norm a single pixel in the smallest ones
         parameters, macs = sum(p.parameters for p in parts), sum(p.macs for p in parts) // 2
         table.add_row(name, str(config.depth), f"{parameters:,}", gigas(macs), f"{size[0]}x{size[1]}")
     console.print(table)
