@@ -85,9 +85,7 @@ def _by_layer(console: Console, parts: list[PartCost]) -> None:
             shape = "x".join(str(n) for n in layer.shape)
             macs = (f"{count / 1e6:,.1f}" if count else "" for count in (layer.macs, layer.backward_macs))
             kept = f"{layer.activation_bytes / 2**20:,.1f}" if layer.activation_bytes else ""
-            table.add_row(
-                layer.name, layer.kind, shape, f"{layer.parameters:,}" if layer.parameters else "", *macs, kept
-            )
+            table.add_row(layer.name, shape, f"{layer.parameters:,}" if layer.parameters else "", *macs, kept)
         table.add_section()
     console.print(table)
 
