@@ -12,7 +12,7 @@ WRONG = {
     "epochs": [0, 1.5, "3"], "batch_size": [1, -2], "lr": [0, -1, float("nan"), "fast"], "momentum": [1, -0.1],
     "weight_decay": [-1, 2], "warmup": [1.0, -0.1], "label_smoothing": [1.0], "pad": [-1], "flip": [1, "no"],
     "image_size": [-3], "seed": [-1, 2**63], "precision": ["fp16"], "workers": [-1], "skip_bad_images": [0],
-    "device": [0], "data": [3],
+    "device": [0], "data": [3], "memory": [3, "lots", "-1GB"],
 }  # fmt: skip
 
 
