@@ -74,6 +74,26 @@ def at(line: Affine, batch: int) -> float:
     return line[0] + line[1] * batch
 
 
+def _batch_norm(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    """Output, mean and inverse deviation, which is what a CPU makes of batch norm in training."""
+    if not rest[3]:
+        return torch.ops.aten.native_batch_norm(x, weight, *rest)  # type: ignore[no-any-return]
+    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+
+
+def _batch_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
+    return tuple(
+        torch.empty_like(t) if wanted else None for t, wanted in zip((x, weight, weight), rest[-1], strict=True)
+    )
+
+
+# On the meta device torch takes batch norm apart into dozens of operations in Python, most of the time of a run.
+_SHORT = {
+    torch.ops.aten.native_batch_norm.default: _batch_norm,
+    torch.ops.aten.native_batch_norm_backward.default: _batch_norm_backward,
+}
+
+
 class _Work(Live):  # type: ignore[no-untyped-call]
     """Live bytes, and the work of the operations that make them."""
 
@@ -82,7 +102,7 @@ class _Work(Live):  # type: ignore[no-untyped-call]
         self.flops = self.moved = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = super().__torch_dispatch__(func, types, args, kwargs)
+        out = super().__torch_dispatch__(_SHORT.get(func, func), types, args, kwargs)
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
