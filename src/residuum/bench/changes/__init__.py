@@ -39,12 +39,12 @@ def program(contender: str, change: str = "base") -> str:
             raise ConfigError(f"there is no {what} {name!r}; it must be one of {', '.join(known)}")
     if contender != "brute_force":
         return (_HERE / contender / f"{change}.py").read_text(encoding="utf-8")
-    source = (_HERE.parent / "brute_force.py").read_text(encoding="utf-8") + "\n\nmodel = ResNet50()\n"
-    return source if change == "base" else EDITS[change](source)
+    source = (_HERE.parent / "brute_force.py").read_text(encoding="utf-8")
+    return (source if change == "base" else EDITS[change](source)) + "\n\nmodel = ResNet50()\n"
 
 
 def changed_lines(before: str, after: str) -> int:
-    """Lines of code that differ between two programs: where lines were replaced, the old or the new, whichever are more.
+    """Lines of code that differ between two programs; where some were replaced, the old or the new, whichever are more.
 
     Blank lines, comments and docstrings do not count.
     """
@@ -64,5 +64,5 @@ def lines_to_change(contender: str) -> dict[str, int]:
 
 
 def load_in_order(model: Any, state: Mapping[str, Any]) -> None:
-    """Load weights into a module whose tensors have other names but the same order: ours into the one stacked by hand."""
+    """Load weights into a module whose tensors have the same order under other names: ours into the one stacked by hand."""
     model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))

@@ -1,14 +1,11 @@
-"""The ten modifications of the network that is stacked by hand, as edits of its source that a patient person would make.
+"""The ten modifications of the network stacked by hand, as the edits of its source that a patient person would make.
 
-Each is made the shortest way that we found: parts of torchvision where it has them, and no loop, as the original has
-none.
+Each is made the shortest way that we found: with parts of torchvision, where it has them, and without a loop.
 """
 
 import re
 from collections.abc import Callable
 from itertools import count
-
-_SAMPLE = "count_include_pad=False"
 
 
 def _sub(pattern: str, replacement: str | Callable[[re.Match[str]], str], source: str) -> str:
@@ -88,7 +85,9 @@ def d_shortcut(source: str) -> str:
     source = _sub(r"(_downsample_conv = .*)stride=2, ", r"\1", source)
     source = _sub(r"(layer[234]_0_downsample_conv\()x\)", r"\1self.halve(x))", source)
     return _sub(
-        r"^(.*self\.maxpool = .*)$", rf"\1\n        self.halve = nn.AvgPool2d(2, ceil_mode=True, {_SAMPLE})", source
+        r"^(.*self\.maxpool = .*)$",
+        rf"\1\n        self.halve = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)",
+        source,
     )
 
 
