@@ -64,5 +64,5 @@ def lines_to_change(contender: str) -> dict[str, int]:
 
 
 def load_in_order(model: Any, state: Mapping[str, Any]) -> None:
-    """Load weights into a module whose tensors have the same order under other names: ours into the one stacked by hand."""
+    """Load weights by order into a module that has other names for them: ours into the network stacked by hand."""
     model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))

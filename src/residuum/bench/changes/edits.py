@@ -86,7 +86,7 @@ def d_shortcut(source: str) -> str:
     source = _sub(r"(layer[234]_0_downsample_conv\()x\)", r"\1self.halve(x))", source)
     return _sub(
         r"^(.*self\.maxpool = .*)$",
-        rf"\1\n        self.halve = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)",
+        r"\1\n        self.halve = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)",
         source,
     )
 
