@@ -8,6 +8,7 @@ torch, the standard library and all other packages, blank lines, comments and do
 """
 
 import ast
+import builtins
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -98,12 +99,13 @@ class Module:
 
     name: str
     package: str  # what relative imports start from
-    tree: ast.Module
     code: frozenset[int]
     bindings: dict[str, list[ast.stmt]]
     # Names that only type checkers see bound: where modules are lazy, these say what a name is.
     typed: dict[str, list[ast.stmt]]
+    # What it imports by `*`, and what others get of it by `*` where it says so.
     stars: tuple[str, ...]
+    exports: frozenset[str] | None
 
 
 @dataclass
@@ -140,9 +142,25 @@ class Library:
                 if isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*":
                     stars.append(_source(statement, package))
             self._modules[name] = Module(
-                name, package, tree, frozenset(code_numbers(source, tree)), bindings, typed, tuple(stars)
+                name,
+                package,
+                frozenset(code_numbers(source, tree)),
+                bindings,
+                typed,
+                tuple(stars),
+                _exports(tree),
             )
         return self._modules[name]
+
+    def offers(self, name: str, bound: str) -> bool:
+        """Whether `from name import *` binds a name."""
+        if self.path(name) is None:
+            return False
+        module = self.module(name)
+        if module.exports is not None:
+            return bound in module.exports
+        known = bound in module.bindings or bound in module.typed
+        return not bound.startswith("_") and (known or any(self.offers(star, bound) for star in module.stars))
 
     def closure(self, calls: Iterable[Reference]) -> dict[str, set[int]]:
         """The lines of code that are reached from `calls`, by module."""
@@ -158,19 +176,20 @@ class Library:
             if self.path(name) is None:
                 continue
             module = self.module(name)
-            for statement in module.bindings.get(bound, ()):
-                if (name, statement.lineno) not in done:
-                    done.add((name, statement.lineno))
+            if bound in module.bindings:
+                for statement in module.bindings[bound]:
                     reached.setdefault(name, set()).update(module.code.intersection(_span(statement)))
-                    if not isinstance(statement, ast.Import | ast.ImportFrom):
+                    if isinstance(statement, ast.Import | ast.ImportFrom):
+                        pending.extend(_imported(statement, module.package, bound))
+                    elif (name, statement.lineno) not in done:
+                        done.add((name, statement.lineno))
                         pending.extend(self._used(module, statement))
-                if isinstance(statement, ast.Import | ast.ImportFrom):
-                    pending.extend(_imported(statement, module.package, bound))
-            if bound not in module.bindings:
-                for statement in module.typed.get(bound, ()):  # the module is lazy
+            elif bound in module.typed:  # the module is lazy, and only type checkers see it import
+                for statement in module.typed[bound]:
                     if isinstance(statement, ast.ImportFrom):
                         pending.extend(_imported(statement, module.package, bound))
-                pending.extend((star, bound) for star in module.stars)
+            elif self.path(f"{name}.{bound}") is None and not hasattr(builtins, bound):
+                pending.extend((star, bound) for star in module.stars if self.offers(star, bound))
         return reached
 
     def _used(self, module: Module, statement: ast.stmt) -> Iterator[Reference]:
@@ -236,6 +255,15 @@ def _bound(statement: ast.stmt) -> set[str]:
         if isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Store) and isinstance(n.value, ast.Name)
     )
     return {n.id for n in (*stored, *filled)} - {"__all__"}
+
+
+def _exports(tree: ast.Module) -> frozenset[str] | None:
+    """The texts of `__all__`, or None where there is none."""
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and any(ast.unparse(target) == "__all__" for target in statement.targets):
+            texts = (n.value for n in ast.walk(statement.value) if isinstance(n, ast.Constant))
+            return frozenset(text for text in texts if isinstance(text, str))
+    return None
 
 
 def _source(statement: ast.ImportFrom, package: str) -> str:
@@ -339,9 +367,7 @@ def _local_names(body: Sequence[ast.AST]) -> set[str]:
             names.add(node.id)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ExceptHandler) and node.name:
-            names.add(node.name)
-        elif isinstance(node, ast.MatchAs | ast.MatchStar) and node.name:
+        elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
             names.add(node.name)
         pending.extend(ast.iter_child_nodes(node))
     return names - shared

@@ -1,0 +1,61 @@
+"""The network stacked by hand against ours: the same weights, logits, gradients and statistics."""
+
+import ast
+import copy
+
+import pytest
+import torch
+
+from residuum import create
+from residuum.bench import brute_force
+from residuum.bench.brute_force import ResNet50
+from residuum.bench.changes import load_in_order
+from tests.networks import relative, scramble
+
+
+@pytest.fixture(scope="module")
+def pair():
+    torch.manual_seed(0)
+    ours = create("resnet50", num_classes=10)
+    scramble(ours)
+    theirs = ResNet50(num_classes=10)
+    load_in_order(theirs, ours.state_dict())
+    return ours, theirs
+
+
+def test_same_logits_in_evaluation(pair):
+    ours, theirs = (model.eval() for model in pair)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert relative(theirs(x), ours(x)) <= 1e-6
+
+
+def test_a_training_step_gives_the_same_logits_gradients_and_statistics(pair):
+    ours, theirs = (copy.deepcopy(model).train() for model in pair)
+    x = torch.randn(4, 3, 64, 64)
+    logits = [model(x) for model in (ours, theirs)]
+    for out in logits:
+        out.square().sum().backward()
+    assert relative(*logits) <= 1e-6
+    for (name, mine), their in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert relative(mine.grad, their.grad) <= 1e-5, name
+    for (name, mine), their in zip(ours.named_buffers(), theirs.buffers(), strict=True):
+        assert torch.equal(mine, their), name
+
+
+def test_weights_of_another_order_do_not_load():
+    state = create("resnet50", num_classes=10).state_dict()
+    with pytest.raises(RuntimeError):
+        load_in_order(ResNet50(num_classes=10), dict(reversed(state.items())))
+
+
+def test_it_is_stacked_by_hand():
+    with open(brute_force.__file__, encoding="utf-8") as file:
+        tree = ast.parse(file.read())
+    kinds = {type(node) for node in ast.walk(tree)}
+    assert not kinds & {ast.For, ast.While, ast.ListComp, ast.GeneratorExp, ast.Lambda}
+    assert [type(node) for node in tree.body if not isinstance(node, ast.Expr | ast.Import | ast.ImportFrom)] == [
+        ast.ClassDef
+    ]
+    functions = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert functions == ["__init__", "forward"]
