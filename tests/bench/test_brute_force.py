@@ -2,15 +2,16 @@
 
 import ast
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from tests.networks import relative, scramble
 
 from residuum import create
 from residuum.bench import brute_force
 from residuum.bench.brute_force import ResNet50
 from residuum.bench.changes import load_in_order
-from tests.networks import relative, scramble
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +51,7 @@ def test_weights_of_another_order_do_not_load():
 
 
 def test_it_is_stacked_by_hand():
-    with open(brute_force.__file__, encoding="utf-8") as file:
-        tree = ast.parse(file.read())
+    tree = ast.parse(Path(brute_force.__file__).read_text(encoding="utf-8"))
     kinds = {type(node) for node in ast.walk(tree)}
     assert not kinds & {ast.For, ast.While, ast.ListComp, ast.GeneratorExp, ast.Lambda}
     assert [type(node) for node in tree.body if not isinstance(node, ast.Expr | ast.Import | ast.ImportFrom)] == [

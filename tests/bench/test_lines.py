@@ -65,7 +65,8 @@ def reached(library, *calls):
 
 def test_only_what_is_reached_by_name_counts(library):
     lib = library(
-        a="import os\nimport sys\nSIZE = 3\nOTHER = 4\ndef f(): return g(SIZE, os)\ndef g(*x): return x\ndef h(): return f()\n"
+        a="import os\nimport sys\nSIZE = 3\nOTHER = 4\n"
+        "def f(): return g(SIZE, os)\ndef g(*x): return x\ndef h(): return f()\n"
     )
     assert reached(lib, ("lib.a", "f")) == {
         "lib.a": ["import os", "SIZE = 3", "def f(): return g(SIZE, os)", "def g(*x): return x"]
@@ -84,7 +85,8 @@ def test_a_local_name_is_not_the_modules(library):
 
 def test_imports_are_followed_also_within_functions_and_through_packages(library):
     lib = library(
-        a="from .p import name\nfrom . import b as other\ndef f():\n    from lib.c import late\n    return name, other.g(), late\n",
+        a="from .p import name\nfrom . import b as other\n"
+        "def f():\n    from lib.c import late\n    return name, other.g(), late\n",
         b="def g(): pass\ndef unused(): pass\n",
         c="late = 1\nnever = 2\n",
         p__slash____init__="from .inner import *\n",

@@ -194,7 +194,7 @@ class Library:
 
     def _used(self, module: Module, statement: ast.stmt) -> Iterator[Reference]:
         """What a definition uses: names of its own module, attributes of modules, and what it imports within."""
-        places = {}  # names that stand for modules
+        places: dict[str, str] = {}  # names that stand for modules
         for inner in ast.walk(statement):
             if isinstance(inner, ast.Import | ast.ImportFrom):
                 yield from _imported(inner, module.package)
