@@ -1,15 +1,18 @@
 """The ten modifications: each contender's program is that network, and ours are the shortest."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from tests.networks import relative, scramble
 
 from residuum import ConfigError, ResNetConfig, load_weights
+from residuum.bench import brute_force
 from residuum.bench.changes import CHANGES, CONTENDERS, changed_lines, lines_to_change, load_in_order, program
 from residuum.layouts import LAYOUTS, to_ours
 from residuum.memory import kept_bytes
+from residuum.nn import resnet
 
 NAMES = [name for name, _ in CHANGES]
 OTHERS = [contender for contender in CONTENDERS if contender != "residuum"]
@@ -185,3 +188,21 @@ def test_unknown_names_are_refused():
         program("keras", "se")
     with pytest.raises(ConfigError, match="no change 'wider'"):
         program("timm", "wider")
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "brute_force.md"
+
+
+def test_the_page_shows_these_counts():
+    rows = re.findall(r"^\| (.+?) \| ((?:\d+ \| ){4}\d+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    shown = {title: [int(n) for n in figures.split(" | ")] for title, figures in rows}
+    for name, title in CHANGES:
+        assert shown[title] == [lines_to_change(contender)[name] for contender in CONTENDERS], title
+
+
+def test_the_page_shows_the_sources_as_they_are():
+    sources = [Path(module.__file__).read_text(encoding="utf-8") for module in (brute_force, resnet)]
+    excerpts = re.findall(r"^```\n( {8}.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(excerpts) == 4
+    for excerpt in excerpts:
+        assert any(excerpt in source for source in sources), excerpt

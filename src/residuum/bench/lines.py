@@ -373,7 +373,7 @@ def _local_names(body: Sequence[ast.AST]) -> set[str]:
     return names - shared
 
 
-def lines_table(contenders: Sequence[str] = CONTENDERS) -> Table:
+def lines_table(contenders: Sequence[str]) -> Table:
     """Both counts for each contender: what defines the network, and what each of `CHANGES` takes."""
     table = Table(title="Lines of code", title_style="bold")
     table.add_column("")
@@ -398,8 +398,10 @@ def lines_table(contenders: Sequence[str] = CONTENDERS) -> Table:
     return table
 
 
-def print_lines(console: Console, contenders: Sequence[str] = CONTENDERS) -> None:
-    """Print the table of lines, and what is counted; raises `ConfigError` as `count_lines` does."""
+def print_lines(console: Console, contenders: Sequence[str] | None = None) -> None:
+    """Print the table of lines, of all that are installed unless some are named; raises `ConfigError` for others."""
+    if contenders is None:
+        contenders = [name for name in CONTENDERS if find_spec(DEFINITIONS[name].library) is not None]
     console.print(lines_table(contenders))
     console.print(
         "Lines that are not blank, a comment or a docstring. Defined: by name, from the call that makes the network, "
