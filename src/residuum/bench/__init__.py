@@ -1,0 +1,1 @@
+"""The comparison: contenders, what is measured of them, and how the figures are shown."""
