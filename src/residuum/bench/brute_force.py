@@ -1,0 +1,395 @@
+"""A museum piece: ResNet-50 v1.5 stacked by hand, every layer of every block on lines of its own."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ResNet50(nn.Module):
+    def __init__(self, num_classes: int = 1000) -> None:
+        super().__init__()
+
+        self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+        self.layer1_0_conv1 = nn.Conv2d(64, 64, kernel_size=1, bias=False)
+        self.layer1_0_bn1 = nn.BatchNorm2d(64)
+        self.layer1_0_relu1 = nn.ReLU(inplace=True)
+        self.layer1_0_conv2 = nn.Conv2d(64, 64, kernel_size=3, padding=1, bias=False)
+        self.layer1_0_bn2 = nn.BatchNorm2d(64)
+        self.layer1_0_relu2 = nn.ReLU(inplace=True)
+        self.layer1_0_conv3 = nn.Conv2d(64, 256, kernel_size=1, bias=False)
+        self.layer1_0_bn3 = nn.BatchNorm2d(256)
+        self.layer1_0_downsample_conv = nn.Conv2d(64, 256, kernel_size=1, bias=False)
+        self.layer1_0_downsample_bn = nn.BatchNorm2d(256)
+        self.layer1_0_relu3 = nn.ReLU(inplace=True)
+
+        self.layer1_1_conv1 = nn.Conv2d(256, 64, kernel_size=1, bias=False)
+        self.layer1_1_bn1 = nn.BatchNorm2d(64)
+        self.layer1_1_relu1 = nn.ReLU(inplace=True)
+        self.layer1_1_conv2 = nn.Conv2d(64, 64, kernel_size=3, padding=1, bias=False)
+        self.layer1_1_bn2 = nn.BatchNorm2d(64)
+        self.layer1_1_relu2 = nn.ReLU(inplace=True)
+        self.layer1_1_conv3 = nn.Conv2d(64, 256, kernel_size=1, bias=False)
+        self.layer1_1_bn3 = nn.BatchNorm2d(256)
+        self.layer1_1_relu3 = nn.ReLU(inplace=True)
+
+        self.layer1_2_conv1 = nn.Conv2d(256, 64, kernel_size=1, bias=False)
+        self.layer1_2_bn1 = nn.BatchNorm2d(64)
+        self.layer1_2_relu1 = nn.ReLU(inplace=True)
+        self.layer1_2_conv2 = nn.Conv2d(64, 64, kernel_size=3, padding=1, bias=False)
+        self.layer1_2_bn2 = nn.BatchNorm2d(64)
+        self.layer1_2_relu2 = nn.ReLU(inplace=True)
+        self.layer1_2_conv3 = nn.Conv2d(64, 256, kernel_size=1, bias=False)
+        self.layer1_2_bn3 = nn.BatchNorm2d(256)
+        self.layer1_2_relu3 = nn.ReLU(inplace=True)
+
+        self.layer2_0_conv1 = nn.Conv2d(256, 128, kernel_size=1, bias=False)
+        self.layer2_0_bn1 = nn.BatchNorm2d(128)
+        self.layer2_0_relu1 = nn.ReLU(inplace=True)
+        self.layer2_0_conv2 = nn.Conv2d(128, 128, kernel_size=3, stride=2, padding=1, bias=False)
+        self.layer2_0_bn2 = nn.BatchNorm2d(128)
+        self.layer2_0_relu2 = nn.ReLU(inplace=True)
+        self.layer2_0_conv3 = nn.Conv2d(128, 512, kernel_size=1, bias=False)
+        self.layer2_0_bn3 = nn.BatchNorm2d(512)
+        self.layer2_0_downsample_conv = nn.Conv2d(256, 512, kernel_size=1, stride=2, bias=False)
+        self.layer2_0_downsample_bn = nn.BatchNorm2d(512)
+        self.layer2_0_relu3 = nn.ReLU(inplace=True)
+
+        self.layer2_1_conv1 = nn.Conv2d(512, 128, kernel_size=1, bias=False)
+        self.layer2_1_bn1 = nn.BatchNorm2d(128)
+        self.layer2_1_relu1 = nn.ReLU(inplace=True)
+        self.layer2_1_conv2 = nn.Conv2d(128, 128, kernel_size=3, padding=1, bias=False)
+        self.layer2_1_bn2 = nn.BatchNorm2d(128)
+        self.layer2_1_relu2 = nn.ReLU(inplace=True)
+        self.layer2_1_conv3 = nn.Conv2d(128, 512, kernel_size=1, bias=False)
+        self.layer2_1_bn3 = nn.BatchNorm2d(512)
+        self.layer2_1_relu3 = nn.ReLU(inplace=True)
+
+        self.layer2_2_conv1 = nn.Conv2d(512, 128, kernel_size=1, bias=False)
+        self.layer2_2_bn1 = nn.BatchNorm2d(128)
+        self.layer2_2_relu1 = nn.ReLU(inplace=True)
+        self.layer2_2_conv2 = nn.Conv2d(128, 128, kernel_size=3, padding=1, bias=False)
+        self.layer2_2_bn2 = nn.BatchNorm2d(128)
+        self.layer2_2_relu2 = nn.ReLU(inplace=True)
+        self.layer2_2_conv3 = nn.Conv2d(128, 512, kernel_size=1, bias=False)
+        self.layer2_2_bn3 = nn.BatchNorm2d(512)
+        self.layer2_2_relu3 = nn.ReLU(inplace=True)
+
+        self.layer2_3_conv1 = nn.Conv2d(512, 128, kernel_size=1, bias=False)
+        self.layer2_3_bn1 = nn.BatchNorm2d(128)
+        self.layer2_3_relu1 = nn.ReLU(inplace=True)
+        self.layer2_3_conv2 = nn.Conv2d(128, 128, kernel_size=3, padding=1, bias=False)
+        self.layer2_3_bn2 = nn.BatchNorm2d(128)
+        self.layer2_3_relu2 = nn.ReLU(inplace=True)
+        self.layer2_3_conv3 = nn.Conv2d(128, 512, kernel_size=1, bias=False)
+        self.layer2_3_bn3 = nn.BatchNorm2d(512)
+        self.layer2_3_relu3 = nn.ReLU(inplace=True)
+
+        self.layer3_0_conv1 = nn.Conv2d(512, 256, kernel_size=1, bias=False)
+        self.layer3_0_bn1 = nn.BatchNorm2d(256)
+        self.layer3_0_relu1 = nn.ReLU(inplace=True)
+        self.layer3_0_conv2 = nn.Conv2d(256, 256, kernel_size=3, stride=2, padding=1, bias=False)
+        self.layer3_0_bn2 = nn.BatchNorm2d(256)
+        self.layer3_0_relu2 = nn.ReLU(inplace=True)
+        self.layer3_0_conv3 = nn.Conv2d(256, 1024, kernel_size=1, bias=False)
+        self.layer3_0_bn3 = nn.BatchNorm2d(1024)
+        self.layer3_0_downsample_conv = nn.Conv2d(512, 1024, kernel_size=1, stride=2, bias=False)
+        self.layer3_0_downsample_bn = nn.BatchNorm2d(1024)
+        self.layer3_0_relu3 = nn.ReLU(inplace=True)
+
+        self.layer3_1_conv1 = nn.Conv2d(1024, 256, kernel_size=1, bias=False)
+        self.layer3_1_bn1 = nn.BatchNorm2d(256)
+        self.layer3_1_relu1 = nn.ReLU(inplace=True)
+        self.layer3_1_conv2 = nn.Conv2d(256, 256, kernel_size=3, padding=1, bias=False)
+        self.layer3_1_bn2 = nn.BatchNorm2d(256)
+        self.layer3_1_relu2 = nn.ReLU(inplace=True)
+        self.layer3_1_conv3 = nn.Conv2d(256, 1024, kernel_size=1, bias=False)
+        self.layer3_1_bn3 = nn.BatchNorm2d(1024)
+        self.layer3_1_relu3 = nn.ReLU(inplace=True)
+
+        self.layer3_2_conv1 = nn.Conv2d(1024, 256, kernel_size=1, bias=False)
+        self.layer3_2_bn1 = nn.BatchNorm2d(256)
+        self.layer3_2_relu1 = nn.ReLU(inplace=True)
+        self.layer3_2_conv2 = nn.Conv2d(256, 256, kernel_size=3, padding=1, bias=False)
+        self.layer3_2_bn2 = nn.BatchNorm2d(256)
+        self.layer3_2_relu2 = nn.ReLU(inplace=True)
+        self.layer3_2_conv3 = nn.Conv2d(256, 1024, kernel_size=1, bias=False)
+        self.layer3_2_bn3 = nn.BatchNorm2d(1024)
+        self.layer3_2_relu3 = nn.ReLU(inplace=True)
+
+        self.layer3_3_conv1 = nn.Conv2d(1024, 256, kernel_size=1, bias=False)
+        self.layer3_3_bn1 = nn.BatchNorm2d(256)
+        self.layer3_3_relu1 = nn.ReLU(inplace=True)
+        self.layer3_3_conv2 = nn.Conv2d(256, 256, kernel_size=3, padding=1, bias=False)
+        self.layer3_3_bn2 = nn.BatchNorm2d(256)
+        self.layer3_3_relu2 = nn.ReLU(inplace=True)
+        self.layer3_3_conv3 = nn.Conv2d(256, 1024, kernel_size=1, bias=False)
+        self.layer3_3_bn3 = nn.BatchNorm2d(1024)
+        self.layer3_3_relu3 = nn.ReLU(inplace=True)
+
+        self.layer3_4_conv1 = nn.Conv2d(1024, 256, kernel_size=1, bias=False)
+        self.layer3_4_bn1 = nn.BatchNorm2d(256)
+        self.layer3_4_relu1 = nn.ReLU(inplace=True)
+        self.layer3_4_conv2 = nn.Conv2d(256, 256, kernel_size=3, padding=1, bias=False)
+        self.layer3_4_bn2 = nn.BatchNorm2d(256)
+        self.layer3_4_relu2 = nn.ReLU(inplace=True)
+        self.layer3_4_conv3 = nn.Conv2d(256, 1024, kernel_size=1, bias=False)
+        self.layer3_4_bn3 = nn.BatchNorm2d(1024)
+        self.layer3_4_relu3 = nn.ReLU(inplace=True)
+
+        self.layer3_5_conv1 = nn.Conv2d(1024, 256, kernel_size=1, bias=False)
+        self.layer3_5_bn1 = nn.BatchNorm2d(256)
+        self.layer3_5_relu1 = nn.ReLU(inplace=True)
+        self.layer3_5_conv2 = nn.Conv2d(256, 256, kernel_size=3, padding=1, bias=False)
+        self.layer3_5_bn2 = nn.BatchNorm2d(256)
+        self.layer3_5_relu2 = nn.ReLU(inplace=True)
+        self.layer3_5_conv3 = nn.Conv2d(256, 1024, kernel_size=1, bias=False)
+        self.layer3_5_bn3 = nn.BatchNorm2d(1024)
+        self.layer3_5_relu3 = nn.ReLU(inplace=True)
+
+        self.layer4_0_conv1 = nn.Conv2d(1024, 512, kernel_size=1, bias=False)
+        self.layer4_0_bn1 = nn.BatchNorm2d(512)
+        self.layer4_0_relu1 = nn.ReLU(inplace=True)
+        self.layer4_0_conv2 = nn.Conv2d(512, 512, kernel_size=3, stride=2, padding=1, bias=False)
+        self.layer4_0_bn2 = nn.BatchNorm2d(512)
+        self.layer4_0_relu2 = nn.ReLU(inplace=True)
+        self.layer4_0_conv3 = nn.Conv2d(512, 2048, kernel_size=1, bias=False)
+        self.layer4_0_bn3 = nn.BatchNorm2d(2048)
+        self.layer4_0_downsample_conv = nn.Conv2d(1024, 2048, kernel_size=1, stride=2, bias=False)
+        self.layer4_0_downsample_bn = nn.BatchNorm2d(2048)
+        self.layer4_0_relu3 = nn.ReLU(inplace=True)
+
+        self.layer4_1_conv1 = nn.Conv2d(2048, 512, kernel_size=1, bias=False)
+        self.layer4_1_bn1 = nn.BatchNorm2d(512)
+        self.layer4_1_relu1 = nn.ReLU(inplace=True)
+        self.layer4_1_conv2 = nn.Conv2d(512, 512, kernel_size=3, padding=1, bias=False)
+        self.layer4_1_bn2 = nn.BatchNorm2d(512)
+        self.layer4_1_relu2 = nn.ReLU(inplace=True)
+        self.layer4_1_conv3 = nn.Conv2d(512, 2048, kernel_size=1, bias=False)
+        self.layer4_1_bn3 = nn.BatchNorm2d(2048)
+        self.layer4_1_relu3 = nn.ReLU(inplace=True)
+
+        self.layer4_2_conv1 = nn.Conv2d(2048, 512, kernel_size=1, bias=False)
+        self.layer4_2_bn1 = nn.BatchNorm2d(512)
+        self.layer4_2_relu1 = nn.ReLU(inplace=True)
+        self.layer4_2_conv2 = nn.Conv2d(512, 512, kernel_size=3, padding=1, bias=False)
+        self.layer4_2_bn2 = nn.BatchNorm2d(512)
+        self.layer4_2_relu2 = nn.ReLU(inplace=True)
+        self.layer4_2_conv3 = nn.Conv2d(512, 2048, kernel_size=1, bias=False)
+        self.layer4_2_bn3 = nn.BatchNorm2d(2048)
+        self.layer4_2_relu3 = nn.ReLU(inplace=True)
+
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(2048, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        x = self.bn1(x)
+        x = self.relu(x)
+        x = self.maxpool(x)
+
+        identity = x
+        out = self.layer1_0_conv1(x)
+        out = self.layer1_0_bn1(out)
+        out = self.layer1_0_relu1(out)
+        out = self.layer1_0_conv2(out)
+        out = self.layer1_0_bn2(out)
+        out = self.layer1_0_relu2(out)
+        out = self.layer1_0_conv3(out)
+        out = self.layer1_0_bn3(out)
+        identity = self.layer1_0_downsample_conv(x)
+        identity = self.layer1_0_downsample_bn(identity)
+        out += identity
+        x = self.layer1_0_relu3(out)
+
+        identity = x
+        out = self.layer1_1_conv1(x)
+        out = self.layer1_1_bn1(out)
+        out = self.layer1_1_relu1(out)
+        out = self.layer1_1_conv2(out)
+        out = self.layer1_1_bn2(out)
+        out = self.layer1_1_relu2(out)
+        out = self.layer1_1_conv3(out)
+        out = self.layer1_1_bn3(out)
+        out += identity
+        x = self.layer1_1_relu3(out)
+
+        identity = x
+        out = self.layer1_2_conv1(x)
+        out = self.layer1_2_bn1(out)
+        out = self.layer1_2_relu1(out)
+        out = self.layer1_2_conv2(out)
+        out = self.layer1_2_bn2(out)
+        out = self.layer1_2_relu2(out)
+        out = self.layer1_2_conv3(out)
+        out = self.layer1_2_bn3(out)
+        out += identity
+        x = self.layer1_2_relu3(out)
+
+        identity = x
+        out = self.layer2_0_conv1(x)
+        out = self.layer2_0_bn1(out)
+        out = self.layer2_0_relu1(out)
+        out = self.layer2_0_conv2(out)
+        out = self.layer2_0_bn2(out)
+        out = self.layer2_0_relu2(out)
+        out = self.layer2_0_conv3(out)
+        out = self.layer2_0_bn3(out)
+        identity = self.layer2_0_downsample_conv(x)
+        identity = self.layer2_0_downsample_bn(identity)
+        out += identity
+        x = self.layer2_0_relu3(out)
+
+        identity = x
+        out = self.layer2_1_conv1(x)
+        out = self.layer2_1_bn1(out)
+        out = self.layer2_1_relu1(out)
+        out = self.layer2_1_conv2(out)
+        out = self.layer2_1_bn2(out)
+        out = self.layer2_1_relu2(out)
+        out = self.layer2_1_conv3(out)
+        out = self.layer2_1_bn3(out)
+        out += identity
+        x = self.layer2_1_relu3(out)
+
+        identity = x
+        out = self.layer2_2_conv1(x)
+        out = self.layer2_2_bn1(out)
+        out = self.layer2_2_relu1(out)
+        out = self.layer2_2_conv2(out)
+        out = self.layer2_2_bn2(out)
+        out = self.layer2_2_relu2(out)
+        out = self.layer2_2_conv3(out)
+        out = self.layer2_2_bn3(out)
+        out += identity
+        x = self.layer2_2_relu3(out)
+
+        identity = x
+        out = self.layer2_3_conv1(x)
+        out = self.layer2_3_bn1(out)
+        out = self.layer2_3_relu1(out)
+        out = self.layer2_3_conv2(out)
+        out = self.layer2_3_bn2(out)
+        out = self.layer2_3_relu2(out)
+        out = self.layer2_3_conv3(out)
+        out = self.layer2_3_bn3(out)
+        out += identity
+        x = self.layer2_3_relu3(out)
+
+        identity = x
+        out = self.layer3_0_conv1(x)
+        out = self.layer3_0_bn1(out)
+        out = self.layer3_0_relu1(out)
+        out = self.layer3_0_conv2(out)
+        out = self.layer3_0_bn2(out)
+        out = self.layer3_0_relu2(out)
+        out = self.layer3_0_conv3(out)
+        out = self.layer3_0_bn3(out)
+        identity = self.layer3_0_downsample_conv(x)
+        identity = self.layer3_0_downsample_bn(identity)
+        out += identity
+        x = self.layer3_0_relu3(out)
+
+        identity = x
+        out = self.layer3_1_conv1(x)
+        out = self.layer3_1_bn1(out)
+        out = self.layer3_1_relu1(out)
+        out = self.layer3_1_conv2(out)
+        out = self.layer3_1_bn2(out)
+        out = self.layer3_1_relu2(out)
+        out = self.layer3_1_conv3(out)
+        out = self.layer3_1_bn3(out)
+        out += identity
+        x = self.layer3_1_relu3(out)
+
+        identity = x
+        out = self.layer3_2_conv1(x)
+        out = self.layer3_2_bn1(out)
+        out = self.layer3_2_relu1(out)
+        out = self.layer3_2_conv2(out)
+        out = self.layer3_2_bn2(out)
+        out = self.layer3_2_relu2(out)
+        out = self.layer3_2_conv3(out)
+        out = self.layer3_2_bn3(out)
+        out += identity
+        x = self.layer3_2_relu3(out)
+
+        identity = x
+        out = self.layer3_3_conv1(x)
+        out = self.layer3_3_bn1(out)
+        out = self.layer3_3_relu1(out)
+        out = self.layer3_3_conv2(out)
+        out = self.layer3_3_bn2(out)
+        out = self.layer3_3_relu2(out)
+        out = self.layer3_3_conv3(out)
+        out = self.layer3_3_bn3(out)
+        out += identity
+        x = self.layer3_3_relu3(out)
+
+        identity = x
+        out = self.layer3_4_conv1(x)
+        out = self.layer3_4_bn1(out)
+        out = self.layer3_4_relu1(out)
+        out = self.layer3_4_conv2(out)
+        out = self.layer3_4_bn2(out)
+        out = self.layer3_4_relu2(out)
+        out = self.layer3_4_conv3(out)
+        out = self.layer3_4_bn3(out)
+        out += identity
+        x = self.layer3_4_relu3(out)
+
+        identity = x
+        out = self.layer3_5_conv1(x)
+        out = self.layer3_5_bn1(out)
+        out = self.layer3_5_relu1(out)
+        out = self.layer3_5_conv2(out)
+        out = self.layer3_5_bn2(out)
+        out = self.layer3_5_relu2(out)
+        out = self.layer3_5_conv3(out)
+        out = self.layer3_5_bn3(out)
+        out += identity
+        x = self.layer3_5_relu3(out)
+
+        identity = x
+        out = self.layer4_0_conv1(x)
+        out = self.layer4_0_bn1(out)
+        out = self.layer4_0_relu1(out)
+        out = self.layer4_0_conv2(out)
+        out = self.layer4_0_bn2(out)
+        out = self.layer4_0_relu2(out)
+        out = self.layer4_0_conv3(out)
+        out = self.layer4_0_bn3(out)
+        identity = self.layer4_0_downsample_conv(x)
+        identity = self.layer4_0_downsample_bn(identity)
+        out += identity
+        x = self.layer4_0_relu3(out)
+
+        identity = x
+        out = self.layer4_1_conv1(x)
+        out = self.layer4_1_bn1(out)
+        out = self.layer4_1_relu1(out)
+        out = self.layer4_1_conv2(out)
+        out = self.layer4_1_bn2(out)
+        out = self.layer4_1_relu2(out)
+        out = self.layer4_1_conv3(out)
+        out = self.layer4_1_bn3(out)
+        out += identity
+        x = self.layer4_1_relu3(out)
+
+        identity = x
+        out = self.layer4_2_conv1(x)
+        out = self.layer4_2_bn1(out)
+        out = self.layer4_2_relu1(out)
+        out = self.layer4_2_conv2(out)
+        out = self.layer4_2_bn2(out)
+        out = self.layer4_2_relu2(out)
+        out = self.layer4_2_conv3(out)
+        out = self.layer4_2_bn3(out)
+        out += identity
+        x = self.layer4_2_relu3(out)
+
+        x = self.avgpool(x)
+        x = torch.flatten(x, 1)
+        return self.fc(x)  # type: ignore[no-any-return]

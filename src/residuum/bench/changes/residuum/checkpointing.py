@@ -1,0 +1,5 @@
+import residuum
+from residuum.memory import recompute
+
+model = residuum.create("resnet50")
+recompute(model, "block")

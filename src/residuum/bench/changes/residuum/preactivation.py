@@ -1,0 +1,3 @@
+import residuum
+
+model = residuum.create("resnet50", preact=True)

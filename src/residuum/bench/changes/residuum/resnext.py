@@ -1,0 +1,3 @@
+import residuum
+
+model = residuum.create("resnext50_32x4d")

@@ -1,0 +1,3 @@
+import residuum
+
+model = residuum.create("resnet50", stochastic_depth=0.1)

@@ -1,0 +1,6 @@
+import timm
+from torch import nn
+
+model = timm.create_model("resnet50")
+model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+model.maxpool = nn.Identity()

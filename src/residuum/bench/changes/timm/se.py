@@ -1,0 +1,3 @@
+import timm
+
+model = timm.create_model("seresnet50")

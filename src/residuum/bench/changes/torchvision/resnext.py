@@ -1,0 +1,3 @@
+import torchvision
+
+model = torchvision.models.resnext50_32x4d()
