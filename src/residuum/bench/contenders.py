@@ -49,7 +49,8 @@ class Cell:
 
     def __str__(self) -> str:
         task = "training" if self.task == "train" else "inference"
-        return f"{self.model} {task}, {self.precision} {self.layout} {self.mode}, batch {self.batch}"
+        size = "x".join(map(str, self.size))
+        return f"{self.model} {task}, {self.precision} {self.layout} {self.mode}, batch {self.batch} of {size}"
 
 
 @dataclass(frozen=True)

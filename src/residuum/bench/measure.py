@@ -29,7 +29,7 @@ Prepare = Callable[[str, Cell], Step]
 Say = Callable[[str], None]
 
 
-class Failed(Exception):
+class ContenderError(Exception):
     """A contender that could not do its step: why, in a line."""
 
 
@@ -52,7 +52,7 @@ def _serve(pipe: Connection, threads: int, prepare: Prepare) -> None:
                 step = prepare(name, cell)
                 pipe.send(_memory(step, cell))
             except Exception as error:
-                pipe.send(Failed(f"{type(error).__name__}: {first_line(error)}"))
+                pipe.send(ContenderError(f"{type(error).__name__}: {first_line(error)}"))
 
 
 def _memory(step: Step, cell: Cell) -> tuple[int | None, int | None]:
@@ -123,7 +123,7 @@ class _Worker:
         there.close()
 
     def ask(self, question: object) -> Any:
-        """The answer; raises `Failed` where there is none."""
+        """The answer; raises `ContenderError` where there is none."""
         if self.process is None:
             self.start()
         try:
@@ -133,8 +133,8 @@ class _Worker:
             self.process.join()
             code, self.process = self.process.exitcode, None
             why = "it was killed, as happens when memory runs out" if code == -signal.SIGKILL else f"exit code {code}"
-            raise Failed(f"its process died ({why})") from None
-        if isinstance(answer, Failed):
+            raise ContenderError(f"its process died ({why})") from None
+        if isinstance(answer, ContenderError):
             raise answer
         return answer
 
@@ -171,7 +171,7 @@ def measure(
         say(f"{cell}: {name} gets ready")
         try:
             memory[name] = workers[name].ask((name, cell))
-        except Failed as failed:
+        except ContenderError as failed:
             errors[name] = str(failed)
     times: dict[str, list[float]] = {name: [] for name in memory}
     steps = dict.fromkeys(memory, 1)
@@ -181,7 +181,7 @@ def measure(
             say(f"{cell}: {name}, " + (f"round {number} of {rounds}" if number else "warm-up"))
             try:
                 seconds = workers[name].ask(steps[name])
-            except Failed as failed:
+            except ContenderError as failed:
                 errors[name] = str(failed)
                 continue
             if number:

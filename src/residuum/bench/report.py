@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +31,7 @@ class Sheet:
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    wide: tuple[str, ...] = ()  # headings of columns that a narrow terminal does without
 
 
 def sheets(report: Report) -> Iterator[Sheet]:
@@ -52,7 +54,8 @@ def _glance(report: Report) -> Sheet:
     names = list(dict.fromkeys(row.contender for cell in report.cells for row in cell.rows))
     counted = {line.count.contender: line for line in report.lines}
     headings = ["contender", *(["lines", "lines to change"] if counted else [])]
-    headings += [cell.name.replace(", ", ",\n") for cell in report.cells]
+    common, labels = _labels(report.cells)
+    headings += [label.replace(", ", "\n") for label in labels]
     rows = []
     for name in names:
         line = counted.get(name)
@@ -66,23 +69,38 @@ def _glance(report: Report) -> Sheet:
     note = f"Speed in images/s as a share of {report.baseline}'s, of medians."
     if counted:
         note += " Lines define the network, in its own files; lines to change are of ten modifications together."
-    return Sheet("At a glance", tuple(headings), tuple(rows), note)
+    return Sheet(f"At a glance: {common}", tuple(headings), tuple(rows), note)
+
+
+def _labels(cells: Sequence[CellResult]) -> tuple[str, list[str]]:
+    """What all cells have in common, and what tells each of them from the others."""
+    fields = ("model", "task", "precision", "layout", "mode")
+    parts = [[*(str(cell.settings[f]) for f in fields), f"batch {cell.batch}"] for cell in cells]
+    same = [len({words[i] for words in parts}) == 1 for i in range(len(parts[0]))]
+    common = " ".join(word for word, shared in zip(parts[0], same, strict=True) if shared)
+    own = [", ".join(word for word, shared in zip(words, same, strict=True) if not shared) for words in parts]
+    return common, [label or cell.name for label, cell in zip(own, cells, strict=True)]
 
 
 def _cell(cell: CellResult, baseline: str) -> Sheet:
-    headings = ("contender", "images/s", "step, ms", "quartiles", f"of {baseline}'s", "95 % interval", "", "peak, MiB",
-                "growth, MiB", "of matmul's FLOP/s")  # fmt: skip
+    headings = (
+        "contender", "images/s", "step, ms", "quartiles", "ratio", "interval", "", "peak, MiB", "growth, MiB",
+        "of limit",
+    )  # fmt: skip
     rows = tuple(_figures(cell, row, baseline) for row in cell.rows)
-    note = f"The matrix product reaches {cell.limit / 1e9:,.0f} GFLOP/s; a step is {cell.flops / 1e9:,.1f} GFLOP."
+    note = (
+        f"The ratio is to {baseline}'s speed, with its interval of 95 %. The limit is a large matrix product's "
+        f"{cell.limit / 1e9:,.0f} GFLOP/s; a step is {cell.flops / 1e9:,.1f} GFLOP."
+    )
     left_out = [f"{row.contender} left out: {row.error}." for row in cell.rows if row.error]
-    return Sheet(cell.name, headings, rows, " ".join([note, *left_out]))
+    return Sheet(cell.name, headings, rows, " ".join([note, *left_out]), wide=("step, ms", "quartiles", "growth, MiB"))
 
 
 def _figures(cell: CellResult, row: Row, baseline: str) -> tuple[str, ...]:
     if not row.times:
         return (row.contender, *["-"] * 9)
     ratio = cell.ratio(row, baseline)
-    compared = (f"{ratio.value:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}", ratio.verdict) if ratio else ("", "", "")
+    compared = (f"{ratio.value:.3f}", f"{ratio.low:.3f}-{ratio.high:.3f}", ratio.verdict) if ratio else ("", "", "")
     low, high = row.quartiles
     return (
         row.contender,
@@ -128,27 +146,32 @@ def print_report(console: Console, report: Report) -> None:
 
 def print_sheet(console: Console, sheet: Sheet) -> None:
     """One table, its note below."""
-    table = Table(title=sheet.title, title_justify="left", title_style="bold")
-    for place, heading in enumerate(sheet.headings):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=not place)
+    table = Table(title=sheet.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = [i for i, heading in enumerate(sheet.headings) if console.width >= 110 or heading not in sheet.wide]
+    for place in shown:
+        table.add_column(sheet.headings[place], justify="right" if place else "left", no_wrap=not place)
     for row in sheet.rows:
-        table.add_row(*(f"[{_STYLES[value]}]{value}[/]" if value in _STYLES else value for value in row))
+        table.add_row(*(_styled(row[place]) for place in shown))
     console.print(table)
     if sheet.note:
         console.print(sheet.note, style="dim", highlight=False)
     console.print()
 
 
+def _styled(value: str) -> str:
+    return f"[{_STYLES[value]}]{value}[/]" if value in _STYLES else value
+
+
 def comparison(differences: Sequence[Difference]) -> Sheet:
     """What became of each contender from one report to another."""
     rows = []
     for d in differences:
-        interval = f"{d.ratio.low:.3f} to {d.ratio.high:.3f}"
+        interval = f"{d.ratio.low:.3f}-{d.ratio.high:.3f}"
         speeds = f"{d.before:.1f}", f"{d.after:.1f}"
         rows.append(
             (d.cell, d.contender, *speeds, f"{d.ratio.value:.3f}", interval, f"{d.machine.value:.3f}", d.verdict)
         )
-    headings = ("cell", "contender", "before, images/s", "after", "ratio", "95 % interval", "machine's own", "")
+    headings = ("cell", "contender", "before, images/s", "after", "ratio", "interval", "machine's own", "")
     note = "The machine's own is the ratio of the matrix product's speed, measured in the same rounds."
     return Sheet("Second report against first", headings, tuple(rows), note)
 
@@ -267,7 +290,8 @@ def _speed_chart(report: Report) -> Any:
             axes.text(end, place, f"  {cell.speed(row):.1f} images/s", va="center", fontsize=7.5)
         axes.axvline(1, color="#0f172a", linewidth=0.8, linestyle=":")
         axes.set_xlim(0, 1.3 * max([*values, 1.0]))
-        _axes(axes, f"{cell.name} (× {report.baseline})")
+        axes.set_xlabel(f"speed, {report.baseline}'s is 1", fontsize=8)
+        _axes(axes, cell.name)
     for axes in panels[len(report.cells) :]:
         axes.set_visible(False)
     return figure
@@ -294,7 +318,8 @@ def _frontier_chart(report: Report) -> Any:
                 axes.annotate(row.contender, place, xytext=(6, 4), textcoords="offset points", fontsize=7.5)
         axes.set_xlabel("peak of a step's tensors, MiB", fontsize=8)
         axes.set_ylabel("images/s", fontsize=8)
-        axes.margins(x=0.25, y=0.2)
+        axes.set_xlim(0, 1.35 * max(row.peak or 0 for row in cell.measured()))
+        axes.set_ylim(0, 1.2 * max(cell.speed(row) for row in cell.measured()))
         axes.grid(alpha=0.25)
         _axes(axes, cell.name)
     for axes in panels[len(cells) :]:
@@ -310,14 +335,16 @@ def _lines_chart(report: Report) -> Any:
     panels = figure.subplots(1, 2)
     shown = list(reversed(report.lines))
     names = [line.count.contender for line in shown]
-    for axes, title, values in (
-        (panels[0], "lines that define the network, in its files", [line.count.file for line in shown]),
-        (panels[1], "lines to change, ten modifications together", [sum(line.changes.values()) for line in shown]),
-    ):
-        bars = axes.barh(names, values, color=[_colour(name) for name in names])
-        axes.bar_label(bars, padding=4, fontsize=8)
-        axes.margins(x=0.15)
-        _axes(axes, title)
+    colours = [_colour(name) for name in names]
+    whole, used = ([getattr(line.count, part) for line in shown] for part in ("whole_file", "file"))
+    panels[0].barh(names, whole, color=colours, alpha=0.3)
+    bars = panels[0].barh(names, used, color=colours)
+    panels[0].bar_label(bars, [f"{a} of {b}" for a, b in zip(used, whole, strict=True)], padding=4, fontsize=8)
+    _axes(panels[0], "lines that define ResNet-50, of all in the files that define it")
+    bars = panels[1].barh(names, [sum(line.changes.values()) for line in shown], color=colours)
+    panels[1].bar_label(bars, padding=4, fontsize=8)
+    panels[1].margins(x=0.15)
+    _axes(panels[1], "lines to change, ten modifications together")
     return figure
 
 

@@ -108,9 +108,10 @@ def bench(
         torch.set_num_threads(threads)
     parts = taking_part(cells, contenders)
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-    report = Report(describe(cells[0].device), command, date, baseline, lines=lines_of(contenders))
+    report = Report(describe(cells[0].device), command, date, baseline)
     save_report(report, out)
     try:
+        report = replace(report, lines=lines_of(contenders))
         for result in _measured(cells, parts, contenders, rounds, console):
             report = replace(report, cells=(*report.cells, result))
             save_report(report, out)

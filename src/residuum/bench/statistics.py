@@ -24,7 +24,7 @@ class Ratio:
             return "faster"
         if self.high < 1:
             return "slower"
-        return f"within noise, ±{self.noise:.1%}"
+        return f"noise ±{100 * self.noise:.1f}"
 
     @property
     def noise(self) -> float:
