@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from residuum.errors import ResiduumError as ResiduumError
     from residuum.errors import WeightsError as WeightsError
     from residuum.infer import infer_config as infer_config
+    from residuum.memory.modes import recompute as recompute
     from residuum.nn.resnet import ResNet as ResNet
     from residuum.nn.resnet import create as create
     from residuum.presets import PRESETS as PRESETS
@@ -37,6 +38,7 @@ _HOMES = {
     "load": "weights",
     "load_weights": "weights",
     "preset": "presets",
+    "recompute": "memory.modes",
     "save": "weights",
 }
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "load",
     "load_weights",
     "preset",
+    "recompute",
     "save",
 ]
 

@@ -1,6 +1,7 @@
 """The command line: `residuum train`, `predict`, `convert`, ... Parses, calls, and prints errors in one line."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from residuum.errors import ConfigError, ResiduumError
 from residuum.presets import preset
 from residuum.sizes import parse_size
 from residuum.train.recipe import Recipe, check_fit, default_recipe, recipe_file, with_file
+from residuum.train.run import free_folder
 
 CACHE = Path("~/.cache/residuum")
 Named = Annotated[str | None, tyro.conf.arg(name="model", metavar="PRESET")]
@@ -99,6 +101,43 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Bench:
+    """Compare brute force, residuum, torchvision, timm and transformers: speed, memory, lines of code."""
+
+    # networks to compare; 'residuum presets' lists them
+    models: tuple[str, ...] = ("resnet50",)
+    # brute_force, residuum, residuum:selective, residuum:block, residuum:stage, residuum:auto (what 'residuum train'
+    # and 'predict' do by themselves), torchvision, timm, transformers; those that are installed where left out
+    contenders: tuple[str, ...] = ()
+    # whose speed is 1
+    baseline: str = "torchvision"
+    # a whole training step, a forward pass without gradients
+    tasks: tuple[Literal["train", "infer"], ...] = ("train", "infer")
+    # bf16 is autocast's; fp32, and bf16 where the device computes it, where left out
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ()
+    # memory format of images and weights; nchw for fp32 and channels-last for bf16 where left out
+    layouts: tuple[Literal["nchw", "channels-last"], ...] = ()
+    # as it is, by torch.compile, or the whole step as a CUDA graph
+    modes: tuple[Literal["eager", "compiled", "graph"], ...] = ("eager",)
+    # images in a step
+    batch_sizes: tuple[int, ...] = (8,)
+    # height and width of the images; the network's usual one where left out
+    size: tuple[int, int] | None = None
+    # rounds that count, at least 6; one more warms up
+    rounds: int = 9
+    # cpu, cuda, ...; auto is the accelerator if there is one
+    device: str = "auto"
+    # of the CPU; torch's choice where 0
+    threads: int = 0
+    # folder for the report; runs/bench-N where left out
+    out: Path | None = None
+    # only count lines of code
+    lines: bool = False
+    # two report.json: what got slower from the first to the second
+    compare: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="A.json B.json")] = None
+
+
+@dataclass(frozen=True)
 class Presets:
     """List the published networks with depth, parameters and GMAC."""
 
@@ -147,6 +186,7 @@ COMMANDS: dict[str, tuple[type, Callable[[list[str]], Any]]] = {
     "train": (Train, _train),
     "summary": (Summary, partial(_of_preset, Summary)),
     "plan": (Plan, partial(_of_preset, Plan)),
+    "bench": (Bench, lambda args: Bench()),
     "presets": (Presets, lambda args: Presets()),
     "convert": (Convert, lambda args: Convert(tyro.MISSING, tyro.MISSING)),
     "inspect": (Inspect, lambda args: Inspect(tyro.MISSING)),
@@ -158,7 +198,7 @@ def run_train(command: Train, console: Console) -> int:
     """Train or resume; 130 or 143 where a signal ended it."""
     from residuum.train import loop
     from residuum.train.progress import Reporter
-    from residuum.train.run import Run, free_folder
+    from residuum.train.run import Run
 
     root = command.root.expanduser()
     if command.resume is not None:
@@ -259,6 +299,42 @@ def run_plan(command: Plan, console: Console) -> int:
     return 0
 
 
+def run_bench(command: Bench, console: Console) -> int:
+    """Compare, count lines, or set two reports side by side."""
+    from residuum.bench import run
+
+    if command.compare is not None:
+        run.compare_reports(*command.compare, console)
+        return 0
+    contenders = run.contenders_of(command.contenders, command.baseline)
+    if command.lines:
+        run.print_lines(contenders, console)
+        return 0
+    from residuum.devices import pick_device
+
+    cells = run.cells_of(
+        command.models,
+        command.tasks,
+        command.precisions,
+        command.layouts,
+        command.modes,
+        command.batch_sizes,
+        command.size,
+        pick_device(command.device),
+    )
+    run.bench(
+        cells,
+        contenders,
+        command.baseline,
+        rounds=command.rounds,
+        threads=command.threads,
+        out=command.out or free_folder(Path("runs"), "bench"),
+        command=shlex.join(["residuum", *sys.argv[1:]]),
+        console=console,
+    )
+    return 0
+
+
 def run_presets(command: Presets, console: Console) -> int:
     """Print the list."""
     from residuum.summary import list_presets
@@ -310,6 +386,7 @@ RUN: dict[type, Callable[[Any, Console], int]] = {
     Predict: run_predict,
     Summary: run_summary,
     Plan: run_plan,
+    Bench: run_bench,
     Presets: run_presets,
     Convert: run_convert,
     Inspect: run_inspect,

@@ -28,6 +28,10 @@ class DeviceError(ResiduumError):
     """A device that this machine does not have."""
 
 
+class BenchError(ResiduumError):
+    """A comparison that cannot be made or read."""
+
+
 class DivergedError(ResiduumError):
     """A loss that stopped being a number."""
 

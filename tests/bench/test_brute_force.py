@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.networks import scramble
 
 from residuum import create
 from residuum.bench import brute_force
 from residuum.bench.brute_force import ResNet50
 from residuum.bench.changes import load_in_order
+from tests.networks import scramble
 
 
 @pytest.fixture(scope="module")

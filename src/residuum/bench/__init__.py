@@ -1,1 +1,1 @@
-"""Contenders, what is measured of them, and how the figures are shown."""
+"""The comparison: contenders, what is measured of them, and how the figures are shown."""

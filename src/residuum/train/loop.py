@@ -276,11 +276,16 @@ def resume(run: Run, recipe: Recipe, facts: Facts, root: Path, reporter: Reporte
     return _train(run, session, reporter)
 
 
-def _session(recipe: Recipe, facts: Facts, root: Path, device: torch.device) -> Session:
+def set_up(device: torch.device) -> None:
+    """Settings of this process that training on a device wants."""
     if device.type == "cpu":
         keep_freed_memory()
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same seed gives the same weights
+
+
+def _session(recipe: Recipe, facts: Facts, root: Path, device: torch.device) -> Session:
+    set_up(device)
     source = open_source(
         facts,
         channels=recipe.model.in_channels,

@@ -1,5 +1,4 @@
 import residuum
-from residuum.memory import recompute
 
 model = residuum.create("resnet50")
-recompute(model, "block")
+residuum.recompute(model, "block")

@@ -1,0 +1,81 @@
+"""Where something was measured: processor or accelerator, versions, commit."""
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import residuum
+
+_FAST = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+
+
+def describe(device: str) -> dict[str, Any]:
+    """The machine in a few plain fields."""
+    described = {
+        "cpu": _processor(),
+        "cpu features": " ".join(_features()),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("torch", "torchvision", "timm", "transformers")},
+        "residuum": residuum.__version__,
+        "commit": _commit(),
+    }
+    if device.startswith("cuda"):
+        described |= {
+            "accelerator": torch.cuda.get_device_name(device),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "clocks": _clocks(),
+        }
+    return described
+
+
+def _cpuinfo(field: str) -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith(field)), "")
+
+
+def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _features() -> list[str]:
+    there = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return [flag for flag in _FAST if flag in there]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _said(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else ""
+
+
+def _commit() -> str:
+    """Of the checkout that the package is installed from, or nothing."""
+    folder = str(Path(__file__).parent)
+    if not _said("git", "-C", folder, "ls-files", "machine.py"):
+        return "not a checkout"
+    changed = _said("git", "-C", folder, "status", "--porcelain", "--untracked-files=no", ".")
+    return _said("git", "-C", folder, "rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
+
+
+def _clocks() -> str:
+    """What the card runs at and what it could, in MHz: noted, never changed."""
+    return _said("nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,clocks.mem", "--format=csv,noheader")

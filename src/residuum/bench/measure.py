@@ -1,0 +1,206 @@
+"""Measuring: each contender in a process of its own, taking turns of a few steps, round after round.
+
+So none inherits another's allocator or caches, and what disturbs the machine for a while disturbs all of a round. The
+order of turns swaps every round; the first round warms up and is not counted.
+"""
+
+import contextlib
+import gc
+import math
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from residuum.bench.contenders import REFERENCE, Cell, Step, absent, matrix_side, prepare
+from residuum.bench.results import CellResult, Row
+from residuum.cost import cost
+from residuum.errors import first_line
+from residuum.memory import Live
+from residuum.presets import preset
+
+TURN = 0.4  # seconds that a turn takes about; a longer step is timed by itself
+Prepare = Callable[[str, Cell], Step]
+Say = Callable[[str], None]
+
+
+class ContenderError(Exception):
+    """A contender that could not do its step: why, in a line."""
+
+
+def _serve(pipe: Connection, threads: int, prepare: Prepare) -> None:
+    """A worker's life: get ready for a cell, take turns, until there is nobody to ask."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+    torch.set_num_threads(threads)
+    step: Step | None = None
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            asked = pipe.recv()
+            try:
+                if isinstance(asked, int):
+                    assert step is not None, "a turn was asked for before the worker was ready"
+                    pipe.send(_turn(step, asked))
+                    continue
+                step = None
+                gc.collect()
+                name, cell = asked
+                step = prepare(name, cell)
+                pipe.send(_memory(step, cell))
+            except Exception as error:
+                pipe.send(ContenderError(f"{type(error).__name__}: {first_line(error)}"))
+
+
+def _memory(step: Step, cell: Cell) -> tuple[int | None, int | None]:
+    """Peak bytes of a step's tensors, and by how much the first step makes the process grow."""
+    before = _resident(at_most=False)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the most so far starts anew
+    step.run()
+    most = _resident(at_most=True)
+    grown = most - before if most is not None and before is not None and cell.device == "cpu" else None
+    if cell.device.startswith("cuda") and cell.mode != "graph":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        there = torch.cuda.memory_allocated()
+        step.passes()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - there, grown
+    if cell.mode != "eager":  # a dispatcher does not see what compiled code allocates
+        return None, grown
+    with Live() as live:
+        live.leave_out(tensor for tensor in step.tensors() if tensor.layout == torch.strided)
+        step.passes()
+    return live.peak, grown
+
+
+def _resident(*, at_most: bool) -> int | None:
+    """Bytes of this process in memory, now or at most, where the system tells."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    field = "VmHWM" if at_most else "VmRSS"
+    line = next((line for line in status.read_text().splitlines() if line.startswith(field)), None)
+    return int(line.split()[1]) * 1024 if line else None
+
+
+def _turn(step: Step, steps: int) -> float:
+    """Seconds of a step. Where there are several, one before them fetches what others pushed out of the caches."""
+    if steps > 1:
+        step.run()
+    if torch.cuda.is_available():
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        begin.record()
+        for _ in range(steps):
+            step.run()
+        end.record()
+        torch.cuda.synchronize()
+        return float(begin.elapsed_time(end)) / 1000 / steps
+    start = time.perf_counter()
+    for _ in range(steps):
+        step.run()
+    return (time.perf_counter() - start) / steps
+
+
+class _Worker:
+    """A process for one contender, started when it is first asked, and again where it died."""
+
+    def __init__(self, threads: int, prepare: Prepare) -> None:
+        self.context = multiprocessing.get_context("spawn")
+        self.arguments = threads, prepare
+        self.process: Any = None
+
+    def start(self) -> None:
+        """Start, without waiting for it."""
+        self.pipe, there = self.context.Pipe()
+        self.process = self.context.Process(target=_serve, args=(there, *self.arguments), daemon=True)
+        self.process.start()
+        there.close()
+
+    def ask(self, question: object) -> Any:
+        """The answer; raises `ContenderError` where there is none."""
+        if self.process is None:
+            self.start()
+        try:
+            self.pipe.send(question)
+            answer = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            code, self.process = self.process.exitcode, None
+            why = "it was killed, as happens when memory runs out" if code == -signal.SIGKILL else f"exit code {code}"
+            raise ContenderError(f"its process died ({why})") from None
+        if isinstance(answer, ContenderError):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        """End the process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+
+
+@contextlib.contextmanager
+def crew(names: Sequence[str], threads: int, prepare: Prepare = prepare) -> Iterator[dict[str, _Worker]]:
+    """A worker for each contender, and one for the reference; they start side by side."""
+    workers = {name: _Worker(threads, prepare) for name in (*names, REFERENCE)}
+    try:
+        for worker in workers.values():
+            worker.start()
+        yield workers
+    finally:
+        for worker in workers.values():
+            worker.stop()
+
+
+def measure(
+    cell: Cell, names: Sequence[str], workers: dict[str, _Worker], rounds: int, say: Say = lambda text: None
+) -> CellResult:
+    """One cell: all contenders get ready one by one, then take turns. `say` hears before each turn what it is."""
+    reasons = {name: absent(name, cell) for name in names}
+    errors: dict[str, str] = {name: reason for name, reason in reasons.items() if reason}
+    memory: dict[str, tuple[int | None, int | None]] = {}
+    for name in [*names, REFERENCE]:
+        if name in errors:
+            continue
+        say(f"{cell}: {name} gets ready")
+        try:
+            memory[name] = workers[name].ask((name, cell))
+        except ContenderError as failed:
+            errors[name] = str(failed)
+    times: dict[str, list[float]] = {name: [] for name in memory}
+    steps = dict.fromkeys(memory, 1)
+    for number in range(rounds + 1):
+        order = [name for name in memory if name not in errors]
+        for name in order if number % 2 else reversed(order):
+            say(f"{cell}: {name}, " + (f"round {number} of {rounds}" if number else "warm-up"))
+            try:
+                seconds = workers[name].ask(steps[name])
+            except ContenderError as failed:
+                errors[name] = str(failed)
+                continue
+            if number:
+                times[name].append(seconds)
+            else:
+                steps[name] = max(1, min(50, math.ceil(TURN / seconds) if seconds < TURN / 2 else 1))
+    if REFERENCE in errors:
+        raise RuntimeError(f"the matrix product failed: {errors[REFERENCE]}")
+    rows = tuple(
+        Row(name, (), error=errors[name]) if name in errors else Row(name, tuple(times[name]), *memory[name])
+        for name in names
+    )
+    side = matrix_side(torch.device(cell.device).type)
+    fields = ("model", "task", "precision", "layout", "mode", "batch", "device")
+    settings = {name: getattr(cell, name) for name in fields} | {"size": list(cell.size)}
+    return CellResult(str(cell), settings, step_flops(cell), rows, tuple(times[REFERENCE]), 2 * side**3)
+
+
+def step_flops(cell: Cell) -> int:
+    """Floating-point operations of one step's convolutions and matrix products, for any of the contenders."""
+    parts = cost(preset(cell.model), cell.size, cell.batch, by_layer=cell.task == "train")
+    return 2 * sum(part.macs + (part.backward_macs if cell.task == "train" else 0) for part in parts)

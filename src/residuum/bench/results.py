@@ -1,0 +1,193 @@
+"""What a comparison found, as data: out to JSON and in again, and two of them side by side."""
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from residuum.bench.lines import LineCount
+from residuum.bench.statistics import Ratio, paired, unpaired
+from residuum.errors import BenchError
+from residuum.files import write_text
+
+FORMAT = 1  # of the JSON; raised when an older package could not read it
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender in one cell. `times` are seconds of a step, round by round, the same rounds for all in the cell.
+
+    `peak` is the bytes that a step's tensors take at most beyond what is there all the time, `grown` how much the
+    process's resident memory grew in the first step; None where it cannot be known. `error` says why there are no
+    times.
+    """
+
+    contender: str
+    times: tuple[float, ...]
+    peak: int | None = None
+    grown: int | None = None
+    error: str = ""
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step, the median."""
+        return statistics.median(self.times)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Of the seconds of a step."""
+        low, _, high = statistics.quantiles(self.times, n=4)
+        return low, high
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One cell: its settings in words and in parts, its rows, the work of a step, and the machine's own speed.
+
+    `flops` are of convolutions and matrix products in one step. `reference` holds seconds of a large matrix product of
+    `reference_flops`, in the same rounds.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    flops: int
+    rows: tuple[Row, ...]
+    reference: tuple[float, ...]
+    reference_flops: int
+
+    @property
+    def batch(self) -> int:
+        """Images in a step."""
+        return int(self.settings["batch"])
+
+    @property
+    def limit(self) -> float:
+        """FLOP/s of the matrix product."""
+        return self.reference_flops / statistics.median(self.reference)
+
+    def measured(self) -> list[Row]:
+        """The rows that have times."""
+        return [row for row in self.rows if row.times]
+
+    def row(self, contender: str) -> Row | None:
+        """A contender's row, if it has times."""
+        return next((row for row in self.measured() if row.contender == contender), None)
+
+    def speed(self, row: Row) -> float:
+        """Images per second."""
+        return self.batch / row.step
+
+    def share(self, row: Row) -> float:
+        """FLOP/s over those of the matrix product."""
+        return self.flops / row.step / self.limit
+
+    def ratio(self, row: Row, baseline: str) -> Ratio | None:
+        """Speed over the baseline's, or None where the baseline has no times or is the row itself."""
+        other = self.row(baseline)
+        return None if other is None or other is row else paired(row.times, other.times)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of code of a contender: that define its network, and to change for each of `changes.CHANGES`."""
+
+    count: LineCount
+    changes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole comparison: where, when and how it was made, its cells, and the lines."""
+
+    machine: dict[str, Any]
+    command: str
+    date: str
+    baseline: str
+    cells: tuple[CellResult, ...] = ()
+    lines: tuple[Lines, ...] = ()
+
+    def to_json(self) -> str:
+        """All of it."""
+        return json.dumps({"residuum bench": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """The inverse of `to_json`; raises `BenchError`."""
+        try:
+            values = json.loads(text)
+            if values.pop("residuum bench") != FORMAT:
+                raise BenchError("it was written by another version of residuum")
+            cells = tuple(_cell(cell) for cell in values.pop("cells"))
+            lines = tuple(Lines(LineCount(**line["count"]), line["changes"]) for line in values.pop("lines"))
+            return cls(**values, cells=cells, lines=lines)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BenchError(f"it is no report of 'residuum bench' ({error!r})") from None
+
+    def save(self, path: Path) -> None:
+        """As JSON."""
+        write_text(path, self.to_json(), BenchError)
+
+    @classmethod
+    def load(cls, path: Path) -> "Report":
+        """What `save` wrote; raises `BenchError`."""
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BenchError(f"the report {path} cannot be read: {error}") from None
+        except BenchError as error:
+            raise BenchError(f"{path} cannot be compared: {error}") from None
+
+
+def _cell(values: dict[str, Any]) -> CellResult:
+    rows = tuple(Row(**row | {"times": tuple(row["times"])}) for row in values.pop("rows"))
+    return CellResult(**values | {"reference": tuple(values["reference"])}, rows=rows)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A contender in the same cell of two reports: the second's speed over the first's, and the machine's own."""
+
+    cell: str
+    contender: str
+    before: float  # images per second
+    after: float
+    ratio: Ratio
+    machine: Ratio
+
+    @property
+    def verdict(self) -> str:
+        """Whether it got slower or faster by more than noise, and than the machine itself did."""
+        said = self.ratio.verdict
+        if said in ("slower", "faster") and said == self.machine.verdict and self._no_more_than_machine():
+            return f"{said}, and so is the machine"
+        return said
+
+    def _no_more_than_machine(self) -> bool:
+        mine, its = (abs(math.log(ratio.value)) for ratio in (self.ratio, self.machine))
+        return mine <= its + math.log(1 + self.ratio.noise + self.machine.noise)
+
+
+def compare(first: Report, second: Report) -> Iterator[Difference]:
+    """Everything that both reports have measured; raises `BenchError` where that is nothing."""
+    before = {cell.name: cell for cell in first.cells}
+    found = False
+    for cell in second.cells:
+        old = before.get(cell.name)
+        for row in cell.measured() if old else []:
+            other = old.row(row.contender) if old else None
+            if old is not None and other is not None:
+                found = True
+                yield Difference(
+                    cell.name,
+                    row.contender,
+                    old.speed(other),
+                    cell.speed(row),
+                    unpaired(row.times, other.times),
+                    unpaired(cell.reference, old.reference),
+                )
+    if not found:
+        raise BenchError("the two reports have no cell and contender in common; measure the same with both")

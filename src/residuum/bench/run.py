@@ -1,0 +1,171 @@
+"""`residuum bench`: from its flags to a report, cell by cell; what is finished is saved before the next begins."""
+
+import contextlib
+import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from residuum.bench.changes import lines_to_change
+from residuum.bench.contenders import (
+    OUT_OF_THE_BOX,
+    Cell,
+    Layout,
+    Mode,
+    Precision,
+    Task,
+    check_contenders,
+    usual_contenders,
+)
+from residuum.bench.lines import count_lines
+from residuum.bench.machine import describe
+from residuum.bench.measure import crew, measure
+from residuum.bench.report import comparison, in_words, lines_sheets, print_report, print_sheet, save_report
+from residuum.bench.results import CellResult, Lines, Report, compare
+from residuum.bench.statistics import LEAST_ROUNDS
+from residuum.devices import probe_bf16
+from residuum.errors import BenchError, ConfigError
+from residuum.presets import preset
+from residuum.summary import usual_size
+
+_USUAL_LAYOUT: dict[Precision, Layout] = {"fp32": "nchw", "bf16": "channels-last"}
+
+
+def contenders_of(named: Sequence[str], baseline: str) -> tuple[str, ...]:
+    """Those that are named, or all that are installed; raises `BenchError` where the baseline is not among them."""
+    contenders = tuple(dict.fromkeys(named)) or usual_contenders()
+    check_contenders((*contenders, baseline))
+    if baseline not in contenders:
+        raise BenchError(f"the baseline {baseline} does not take part; add it, or take one of {', '.join(contenders)}")
+    return contenders
+
+
+def cells_of(
+    models: Sequence[str],
+    tasks: Sequence[Task],
+    precisions: Sequence[Precision],
+    layouts: Sequence[Layout],
+    modes: Sequence[Mode],
+    batches: Sequence[int],
+    size: tuple[int, int] | None,
+    device: torch.device,
+) -> list[Cell]:
+    """Every combination. Without precisions fp32, and bf16 where the device computes it; without layouts, each
+    precision in the one that suits it: fp32 NCHW, bf16 channels-last.
+    """
+    for name in models:
+        preset(name)
+    if min(batches) < 1 or min(size or (1, 1)) < 1:
+        raise ConfigError(f"batch-sizes is {tuple(batches)} and size {size}; all must be positive")
+    if "graph" in modes and device.type != "cuda":
+        raise BenchError(f"mode graph is of CUDA graphs and the device is {device}; leave it out")
+    if not precisions:
+        precisions = ("fp32", "bf16") if probe_bf16(device)[0] else ("fp32",)
+    cells = []
+    for model, batch, task, precision, mode in product(models, batches, tasks, precisions, modes):
+        for layout in layouts or (_USUAL_LAYOUT[precision],):
+            side = size or usual_size(preset(model))
+            cells.append(Cell(model, task, precision, layout, mode, batch, side, str(device)))
+    return list(dict.fromkeys(cells))
+
+
+def taking_part(cells: Sequence[Cell], contenders: Sequence[str]) -> list[list[str]]:
+    """The contenders of each cell: what runs as it likes is measured once, beside the first way of the others."""
+    seen: set[tuple[str, Task, int]] = set()
+    parts = []
+    for cell in cells:
+        key = cell.model, cell.task, cell.batch
+        parts.append([name for name in contenders if name != OUT_OF_THE_BOX or key not in seen])
+        seen.add(key)
+    return parts
+
+
+def bench(
+    cells: Sequence[Cell],
+    contenders: Sequence[str],
+    baseline: str,
+    *,
+    rounds: int,
+    threads: int,
+    out: Path,
+    command: str,
+    console: Console,
+) -> Report:
+    """Measure the cells and count the lines. The report in `out` is whole after each cell; it is printed at the end.
+
+    Raises `BenchError`, before anything is measured, for too few rounds and a folder that exists or cannot be made.
+    """
+    if rounds < LEAST_ROUNDS:
+        raise BenchError(f"rounds is {rounds}; an interval of 95 % takes at least {LEAST_ROUNDS}")
+    if out.exists():
+        raise BenchError(f"{out} exists already; choose another --out")
+    if threads:
+        torch.set_num_threads(threads)
+    parts = taking_part(cells, contenders)
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    report = Report(describe(cells[0].device), command, date, baseline)
+    save_report(report, out)
+    try:
+        report = replace(report, lines=lines_of(contenders))
+        for result in _measured(cells, parts, contenders, rounds, console):
+            report = replace(report, cells=(*report.cells, result))
+            save_report(report, out)
+    except BaseException:
+        if report.cells:
+            console.print(f"what was finished is in {out}", highlight=False, soft_wrap=True)
+        else:
+            for file in out.iterdir():
+                file.unlink()
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        raise
+    print_report(console, report)
+    console.print(f"written: {out}/report.html, report.md, report.json", highlight=False, soft_wrap=True)
+    return report
+
+
+def _measured(
+    cells: Sequence[Cell], parts: Sequence[list[str]], contenders: Sequence[str], rounds: int, console: Console
+) -> Iterator[CellResult]:
+    """The cells one by one, under a bar that says what is running."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with (
+        Progress(*columns, console=console, transient=True) as bar,
+        crew(contenders, torch.get_num_threads()) as workers,
+    ):
+        task = bar.add_task("starting", total=sum((len(part) + 1) * (rounds + 2) for part in parts))
+
+        def say(text: str) -> None:
+            bar.update(task, description=text, advance=1)
+
+        for cell, part in zip(cells, parts, strict=True):
+            yield measure(cell, part, workers, rounds, say)
+
+
+def lines_of(contenders: Sequence[str]) -> tuple[Lines, ...]:
+    """The lines of each library among the contenders."""
+    libraries = list(dict.fromkeys(name.partition(":")[0] for name in contenders))
+    return tuple(Lines(count_lines(name), lines_to_change(name)) for name in libraries)
+
+
+def print_lines(contenders: Sequence[str], console: Console) -> None:
+    """The tables of lines alone."""
+    for sheet in lines_sheets(lines_of(contenders)):
+        print_sheet(console, sheet)
+
+
+def compare_reports(first: Path, second: Path, console: Console) -> None:
+    """What became of each contender from the first report to the second; raises `BenchError`."""
+    before, after = Report.load(first), Report.load(second)
+    differences = list(compare(before, after))
+    for name in sorted({*before.machine, *after.machine} - {"commit", "residuum"}):
+        was, now = before.machine.get(name), after.machine.get(name)
+        if was != now:
+            console.print(f"{name} differs: {was} before, {now} after", style="yellow", highlight=False)
+    print_sheet(console, comparison(differences))
+    console.print(in_words(differences), highlight=False)
