@@ -151,7 +151,7 @@ def _torchvision(model: str) -> nn.Module:
 def _timm(model: str) -> nn.Module:
     import timm
 
-    return timm.create_model(model, pretrained=False)  # type: ignore[no-any-return]
+    return timm.create_model(model, pretrained=False)
 
 
 class _Logits(nn.Module):
@@ -169,17 +169,13 @@ def _transformers(model: str) -> nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     config = preset(model)
-    basic = config.block == "basic"
-    return _Logits(
-        ResNetForImageClassification(
-            ResNetConfig(
-                layer_type="basic" if basic else "bottleneck",
-                depths=list(config.depths),
-                hidden_sizes=[stage.channels for stage in config.stages],
-                num_labels=config.num_classes,
-            )
-        )
-    )
+    fields: dict[str, Any] = {
+        "layer_type": config.block,  # of the same names
+        "depths": list(config.depths),
+        "hidden_sizes": [stage.channels for stage in config.stages],
+        "num_labels": config.num_classes,
+    }
+    return _Logits(ResNetForImageClassification(ResNetConfig(**fields)))
 
 
 def prepare(name: str, cell: Cell) -> Step:
@@ -234,16 +230,17 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 
 def _graph(step: Callable[[], None]) -> Callable[[], object]:
     """The whole step as one CUDA graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    cuda: Any = torch.cuda
+    side = cuda.Stream()
+    side.wait_stream(cuda.current_stream())
+    with cuda.stream(side):
         for _ in range(3):  # gradients, momentum and cuDNN's choices have to be there before the capture
             step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    cuda.current_stream().wait_stream(side)
+    graph = cuda.CUDAGraph()
+    with cuda.graph(graph):
         step()
-    return graph.replay
+    return graph.replay  # type: ignore[no-any-return]
 
 
 def _matrix_product(cell: Cell, device: torch.device) -> Step:

@@ -14,10 +14,6 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from residuum.bench.changes import CHANGES, CONTENDERS, lines_to_change
 from residuum.bench.changes.code import code_numbers
 from residuum.errors import ConfigError
 
@@ -73,7 +69,7 @@ class LineCount:
 
 
 def count_lines(contender: str) -> LineCount:
-    """Count one of `CONTENDERS` in what is installed; raises `ConfigError` where it is unknown or not installed."""
+    """Count one of `DEFINITIONS` in what is installed; raises `ConfigError` where it is unknown or not installed."""
     if contender not in DEFINITIONS:
         raise ConfigError(f"there is no contender {contender!r}; it must be one of {', '.join(DEFINITIONS)}")
     definition = DEFINITIONS[contender]
@@ -371,40 +367,3 @@ def _local_names(body: Sequence[ast.AST]) -> set[str]:
             names.add(node.name)
         pending.extend(ast.iter_child_nodes(node))
     return names - shared
-
-
-def lines_table(contenders: Sequence[str]) -> Table:
-    """Both counts for each contender: what defines the network, and what each of `CHANGES` takes."""
-    table = Table(title="Lines of code", title_style="bold")
-    table.add_column("")
-    for contender in contenders:
-        table.add_column(contender.replace("_", " "), justify="right", no_wrap=True)
-    counts = [count_lines(contender) for contender in contenders]
-    rows = (
-        ("ResNet-50: in the network's own files", [c.file for c in counts]),
-        ("and all that these need", [c.all for c in counts]),
-        ("the network's own files, whole", [c.whole_file for c in counts]),
-        ("all files that are reached, whole", [c.whole_all for c in counts]),
-        ("files that are reached", [c.files for c in counts]),
-    )
-    for title, figures in rows:
-        table.add_row(title, *(f"{figure:,}" for figure in figures))
-    table.add_section()
-    changes = [lines_to_change(contender) for contender in contenders]
-    for name, title in CHANGES:
-        least = min(counted[name] for counted in changes)
-        figures = [counted[name] for counted in changes]
-        table.add_row(f"to change: {title}", *(f"[bold]{n}[/]" if n == least else str(n) for n in figures))
-    return table
-
-
-def print_lines(console: Console, contenders: Sequence[str] | None = None) -> None:
-    """Print the table of lines, of all that are installed unless some are named; raises `ConfigError` for others."""
-    if contenders is None:
-        contenders = [name for name in CONTENDERS if find_spec(DEFINITIONS[name].library) is not None]
-    console.print(lines_table(contenders))
-    console.print(
-        "Lines that are not blank, a comment or a docstring. Defined: by name, from the call that makes the network, "
-        "within the contender's own library; ours is the whole family.",
-        style="dim",
-    )

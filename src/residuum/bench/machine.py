@@ -29,10 +29,11 @@ def describe(device: str) -> dict[str, Any]:
         "commit": _commit(),
     }
     if device.startswith("cuda"):
+        cudnn: Any = torch.backends.cudnn
         described |= {
             "accelerator": torch.cuda.get_device_name(device),
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": cudnn.version(),
             "clocks": _clocks(),
         }
     return described

@@ -93,7 +93,8 @@ def _turn(step: Step, steps: int) -> float:
     if steps > 1:
         step.run()
     if torch.cuda.is_available():
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        cuda: Any = torch.cuda
+        begin, end = (cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
         begin.record()
         for _ in range(steps):
