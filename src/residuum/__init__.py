@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from residuum.infer import infer_config as infer_config
     from residuum.nn.resnet import ResNet as ResNet
     from residuum.nn.resnet import create as create
+    from residuum.optimize import optimize_for_inference as optimize_for_inference
     from residuum.presets import PRESETS as PRESETS
     from residuum.presets import preset as preset
     from residuum.weights import load as load
@@ -36,6 +37,7 @@ _HOMES = {
     "infer_config": "infer",
     "load": "weights",
     "load_weights": "weights",
+    "optimize_for_inference": "optimize",
     "preset": "presets",
     "save": "weights",
 }
@@ -53,6 +55,7 @@ __all__ = [
     "infer_config",
     "load",
     "load_weights",
+    "optimize_for_inference",
     "preset",
     "save",
 ]
