@@ -27,6 +27,7 @@ _EPILOGUES: dict[type[nn.Module], Callable[[Any], tuple[str, list[float], str]]]
     nn.GELU: lambda act: ("gelu", [], act.approximate),
     nn.Hardswish: lambda act: ("hardswish", [], ""),
 }
+SHAPES_KEPT = 2  # of inputs for which weights stay laid out: a batch, and what is left over at the end
 _ACTIVATIONS = (*_EPILOGUES, nn.ELU, nn.Mish)
 _NOTHING = (nn.Identity, nn.Dropout)
 
@@ -52,17 +53,21 @@ class FoldedConv(nn.Module):
 
 
 class FusedConv(nn.Module):
-    """`FoldedConv` as one operation of oneDNN, its weights laid out ahead as the machine's kernels take them."""
+    """`FoldedConv` as one operation of oneDNN, its weights laid out as the machine's kernel for the input takes them.
+
+    That kernel, and so the layout, depends on the input's whole shape: in another layout the weights would be laid out
+    anew in each pass, which was seen to take up to 15 times as long as the convolution.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor, conv: nn.Conv2d, act: nn.Module | None) -> None:
         super().__init__()
         padding, stride, dilation = (list(n) for n in (conv.padding, conv.stride, conv.dilation))
-        weight = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, conv.groups)
-        self.arguments = weight, bias, padding, stride, dilation, conv.groups
+        self.weight, self.bias, self.geometry = weight, bias, (padding, stride, dilation, conv.groups)
+        self.laid_out: dict[torch.Size, Tensor] = {}
         self.end_in(act)
 
     def __getstate__(self) -> Any:
-        raise ConfigError("a network laid out for one machine is not saved or copied; take the one it was made from")
+        raise ConfigError("a network laid out for this machine is not saved or copied; take the one it was made from")
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.__getstate__()
@@ -76,13 +81,21 @@ class FusedConv(nn.Module):
         # After a sum oneDNN is asked for the one activation that torch lets through there.
         self.sums_to_relu = type(act) is nn.ReLU
 
+    def _weight(self, shape: torch.Size) -> Tensor:
+        weight = self.laid_out.get(shape)
+        if weight is None:
+            weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, shape)
+            self.laid_out = dict([*self.laid_out.items(), (shape, weight)][-SHAPES_KEPT:])
+        return weight
+
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        weight = self._weight(x.shape)
         if other is None:
-            x = torch.ops.mkldnn._convolution_pointwise(x, *self.arguments, *self.epilogue)
+            x = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.geometry, *self.epilogue)
             return x if self.after is None else self.after(x)
         relu = "relu" if self.sums_to_relu else None
         binary = torch.ops.mkldnn._convolution_pointwise_.binary
-        x = binary(other, x, *self.arguments, "add", 1.0, relu, [], "")
+        x = binary(other, x, weight, self.bias, *self.geometry, "add", 1.0, relu, [], "")
         return x if relu or self.act is None else self.act(x)
 
 
