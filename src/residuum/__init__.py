@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from residuum.memory.modes import recompute as recompute
     from residuum.nn.resnet import ResNet as ResNet
     from residuum.nn.resnet import create as create
+    from residuum.optimize import optimize_for_inference as optimize_for_inference
     from residuum.presets import PRESETS as PRESETS
     from residuum.presets import preset as preset
     from residuum.weights import load as load
@@ -37,6 +38,7 @@ _HOMES = {
     "infer_config": "infer",
     "load": "weights",
     "load_weights": "weights",
+    "optimize_for_inference": "optimize",
     "preset": "presets",
     "recompute": "memory.modes",
     "save": "weights",
@@ -55,6 +57,7 @@ __all__ = [
     "infer_config",
     "load",
     "load_weights",
+    "optimize_for_inference",
     "preset",
     "recompute",
     "save",

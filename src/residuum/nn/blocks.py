@@ -24,10 +24,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class StandardizedConv2d(nn.Conv2d):
     """Convolution whose filters are brought to mean 0 and variance 1 first (1903.10520); timm's `StdConv2d` in BiT."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def filters(self) -> Tensor:
+        """The weights that convolve."""
         filters = F.batch_norm(self.weight.flatten(1)[None], None, None, training=True, eps=1e-8)
-        filters = filters.view_as(self.weight)
-        return F.conv2d(x, filters, None, self.stride, self.padding, self.dilation, self.groups)
+        return filters.view_as(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.filters(), None, self.stride, self.padding, self.dilation, self.groups)
 
 
 def conv(
