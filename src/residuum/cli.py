@@ -123,8 +123,10 @@ class Bench:
     batch_sizes: tuple[int, ...] = (8,)
     # height and width of the images; the network's usual one where left out
     size: tuple[int, int] | None = None
-    # rounds that count, at least 6; one more warms up
-    rounds: int = 9
+    # times that all get ready anew, at least 2
+    sittings: int = 3
+    # turns that each takes in a sitting
+    rounds: int = 3
     # cpu, cuda, ...; auto is the accelerator if there is one
     device: str = "auto"
     # of the CPU; torch's choice where 0
@@ -326,6 +328,7 @@ def run_bench(command: Bench, console: Console) -> int:
         cells,
         contenders,
         command.baseline,
+        sittings=command.sittings,
         rounds=command.rounds,
         threads=command.threads,
         out=command.out or free_folder(Path("runs"), "bench"),

@@ -7,12 +7,15 @@ import torch
 
 from residuum.bench.contenders import Step
 
-SECONDS = {"same": 0.03, "twin": 0.03, "slowed": 0.0315, "matmul": 0.001}
+SECONDS = {"same": 0.03, "twin": 0.03, "slowed": 0.0315}
 LARGE = 1 << 20  # bytes that a step of "large" takes
 
 
 def prepare(name, cell):
     """A step that sleeps for a known time; or one that allocates, fails or kills its process."""
+
+    if name.startswith("matmul"):
+        return Step(int, int, list, "fp32")
 
     def run():
         if name == "broken":
@@ -23,4 +26,4 @@ def prepare(name, cell):
             torch.empty(LARGE, dtype=torch.uint8)
         time.sleep(SECONDS.get(name, 0.001))
 
-    return Step(run, run, list)
+    return Step(run, run, list, "fp32")

@@ -9,7 +9,7 @@ import residuum
 from residuum.bench.contenders import (
     OUT_OF_THE_BOX,
     PACKAGES,
-    REFERENCE,
+    REFERENCES,
     Cell,
     absent,
     build,
@@ -37,13 +37,14 @@ def test_each_builds_a_resnet50_of_the_same_size(name):
 
 
 @pytest.mark.parametrize("task", ["train", "infer"])
-@pytest.mark.parametrize("name", ["residuum", "residuum:block", OUT_OF_THE_BOX, "torchvision", REFERENCE])
+@pytest.mark.parametrize("name", ["residuum", "residuum:block", OUT_OF_THE_BOX, "torchvision", *REFERENCES])
 def test_each_gets_ready_for_its_step_and_does_it_again_and_again(name, task):
     step = prepare(name, cell(task=task, precision="bf16", layout="channels-last"))
     for _ in range(2):
         step.run()
     step.passes()
     assert step.tensors()
+    assert step.precision == "bf16" or name in (OUT_OF_THE_BOX, "matmul:fp32")
 
 
 def test_training_steps_change_the_weights_and_inference_does_not():

@@ -1,6 +1,5 @@
 """What counts as a line of code, and what a definition reaches."""
 
-
 import pytest
 
 from residuum import ConfigError

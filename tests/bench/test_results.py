@@ -17,18 +17,18 @@ from residuum.errors import BenchError
 SETTINGS = {"model": "resnet18", "task": "train", "precision": "fp32", "layout": "nchw", "mode": "eager", "batch": 8}
 
 
-def times(seconds, seed, count=9):
-    return tuple(seconds * np.exp(0.01 * np.random.default_rng(seed).standard_normal(count)))
+def times(seconds, seed):
+    noise = 0.01 * np.random.default_rng(seed).standard_normal((3, 3))
+    return tuple(tuple(map(float, sitting)) for sitting in seconds * np.exp(noise))
 
 
 def cell(name="resnet18 training", ours=0.5, machine=0.01, seed=0):
     rows = (
-        Row("residuum", times(ours, seed), 100 << 20, 300 << 20),
-        Row("torchvision", times(0.6, seed + 1), 100 << 20, 310 << 20),
+        Row("residuum", times(ours, seed), "fp32", 100 << 20, 300 << 20),
+        Row("torchvision", times(0.6, seed + 1), "fp32", 100 << 20, 310 << 20),
         Row("timm", (), error="timm has no resnet18"),
     )
-    reference = times(machine, seed + 2)
-    return CellResult(name, SETTINGS, 10**11, rows, reference, 2 * 10**9)
+    return CellResult(name, SETTINGS, 10**11, rows, {"fp32": times(machine, seed + 2)}, 2 * 10**9)
 
 
 def report(*cells):
@@ -39,12 +39,12 @@ def report(*cells):
 
 def test_figures_follow_from_the_times():
     found = dataclasses.replace(
-        cell(), rows=(Row("residuum", (0.5, 0.4, 0.6)),), reference=(0.01, 0.02, 0.01), flops=10**11
+        cell(), rows=(Row("residuum", ((0.5, 0.4), (0.6,)), "fp32"),), references={"fp32": ((0.01, 0.02, 0.01),)}
     )
     row = found.rows[0]
     assert row.step == 0.5
     assert found.speed(row) == 16  # 8 images in half a second
-    assert found.limit == 2e11
+    assert found.limit("fp32") == 2e11
     assert found.share(row) == 1  # 1e11 FLOP in half a second
     assert found.ratio(row, "torchvision") is None
 

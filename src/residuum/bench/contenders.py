@@ -18,7 +18,8 @@ Layout = Literal["nchw", "channels-last"]
 Mode = Literal["eager", "compiled", "graph"]
 
 OUT_OF_THE_BOX = "residuum:auto"  # as `residuum train` and `predict` run it, whatever the cell says
-REFERENCE = "matmul"  # a large matrix product: what the machine can do at all
+# Large matrix products: what the machine can do at all, in each precision.
+REFERENCES: dict[str, Precision] = {"matmul:fp32": "fp32", "matmul:bf16": "bf16"}
 _BRUTE_FORCE = "brute_force"
 _RECOMPUTING = {f"residuum:{mode}": mode for mode in ("selective", "block", "stage")}
 # Contender to the package that it needs.
@@ -58,12 +59,13 @@ class Step:
     """What is timed: `run` does one step.
 
     Its memory is that of `passes`, the forward and in training the backward pass, into gradients that are there
-    already; `tensors` are there all the time.
+    already; `tensors` are there all the time. `precision` is that of its convolutions.
     """
 
     run: Callable[[], object]
     passes: Callable[[], object]
     tensors: Callable[[], list[Tensor]]
+    precision: Precision
 
 
 def check_contenders(names: tuple[str, ...]) -> None:
@@ -182,8 +184,8 @@ def prepare(name: str, cell: Cell) -> Step:
     """The contender's step for a cell, ready to run. What comes before it, such as compiling, is not timed."""
     torch.manual_seed(0)
     device = torch.device(cell.device)
-    if name == REFERENCE:
-        return _matrix_product(cell, device)
+    if name in REFERENCES:
+        return _matrix_product(REFERENCES[name], device)
     if name == OUT_OF_THE_BOX:
         return _trainer(cell, device) if cell.task == "train" else _predictor(cell, device)
     layout = torch.channels_last if cell.layout == "channels-last" else torch.contiguous_format
@@ -216,7 +218,7 @@ def prepare(name: str, cell: Cell) -> Step:
 
 
 def _step(run: Callable[[], None], passes: Callable[[], None], model: nn.Module, cell: Cell) -> Step:
-    return Step(_graph(run) if cell.mode == "graph" else run, passes, partial(_tensors, model))
+    return Step(_graph(run) if cell.mode == "graph" else run, passes, partial(_tensors, model), cell.precision)
 
 
 def _images(cell: Cell, device: torch.device) -> Tensor:
@@ -243,13 +245,13 @@ def _graph(step: Callable[[], None]) -> Callable[[], object]:
     return graph.replay  # type: ignore[no-any-return]
 
 
-def _matrix_product(cell: Cell, device: torch.device) -> Step:
+def _matrix_product(precision: Precision, device: torch.device) -> Step:
     side = matrix_side(device.type)
-    dtype = torch.bfloat16 if cell.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(left)
     product = partial(torch.mm, left, right, out=out)
-    return Step(product, product, lambda: [left, right, out])
+    return Step(product, product, lambda: [left, right, out], precision)
 
 
 def matrix_side(kind: str) -> int:
@@ -299,7 +301,8 @@ def _trainer(cell: Cell, device: torch.device) -> Step:
         loss, _ = session.forward(*next(batches))
         loss.backward()  # type: ignore[no-untyped-call]
 
-    return Step(lambda: session.step(*next(batches)), passes, partial(_tensors, session.model))
+    tensors = partial(_tensors, session.model)
+    return Step(lambda: session.step(*next(batches)), passes, tensors, "bf16" if session.bf16 else "fp32")
 
 
 def _predictor(cell: Cell, device: torch.device) -> Step:
@@ -313,4 +316,4 @@ def _predictor(cell: Cell, device: torch.device) -> Step:
         with torch.inference_mode():
             model(images)
 
-    return Step(infer, infer, partial(_tensors, model))
+    return Step(infer, infer, partial(_tensors, model), "bf16" if model.dtype == torch.bfloat16 else "fp32")

@@ -1,7 +1,8 @@
 """Measuring: each contender in a process of its own, taking turns of a few steps, round after round.
 
 So none inherits another's allocator or caches, and what disturbs the machine for a while disturbs all of a round. The
-order of turns swaps every round; the first round warms up and is not counted.
+order of turns swaps every round. In each sitting all contenders get ready anew, since where memory happens to lie makes
+a difference that no number of rounds would show; a first step there warms up and is not counted.
 """
 
 import contextlib
@@ -13,14 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from residuum.bench.contenders import REFERENCE, Cell, Step, absent, matrix_side, prepare
+from residuum.bench.contenders import REFERENCES, Cell, Precision, Step, absent, matrix_side, prepare
 from residuum.bench.results import CellResult, Row
 from residuum.cost import cost
-from residuum.errors import first_line
+from residuum.errors import BenchError, first_line
 from residuum.memory import Live
 from residuum.presets import preset
 
@@ -48,15 +49,29 @@ def _serve(pipe: Connection, threads: int, prepare: Prepare) -> None:
                     continue
                 step = None
                 gc.collect()
-                name, cell = asked
+                name, cell, first = asked
                 step = prepare(name, cell)
-                pipe.send(_memory(step, cell))
+                memory = _memory(step, cell) if first else (None, None)
+                begin = time.perf_counter()
+                step.run()
+                pipe.send(Ready(step.precision, time.perf_counter() - begin, *memory))
             except Exception as error:
                 pipe.send(ContenderError(f"{type(error).__name__}: {first_line(error)}"))
 
 
+class Ready(NamedTuple):
+    """What a worker says when it is ready: its precision, about how long a step takes, and the first time its memory:
+    peak bytes of a step's tensors, and by how much the first step made the process grow.
+    """
+
+    precision: Precision
+    seconds: float
+    peak: int | None
+    grown: int | None
+
+
 def _memory(step: Step, cell: Cell) -> tuple[int | None, int | None]:
-    """Peak bytes of a step's tensors, and by how much the first step makes the process grow."""
+    """Peak and growth, as in `Ready`, which two steps take."""
     before = _resident(at_most=False)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the most so far starts anew
@@ -148,8 +163,8 @@ class _Worker:
 
 @contextlib.contextmanager
 def crew(names: Sequence[str], threads: int, prepare: Prepare = prepare) -> Iterator[dict[str, _Worker]]:
-    """A worker for each contender, and one for the reference; they start side by side."""
-    workers = {name: _Worker(threads, prepare) for name in (*names, REFERENCE)}
+    """A worker for each contender, and for each reference; they start side by side."""
+    workers = {name: _Worker(threads, prepare) for name in (*names, *REFERENCES)}
     try:
         for worker in workers.values():
             worker.start()
@@ -160,45 +175,66 @@ def crew(names: Sequence[str], threads: int, prepare: Prepare = prepare) -> Iter
 
 
 def measure(
-    cell: Cell, names: Sequence[str], workers: dict[str, _Worker], rounds: int, say: Say = lambda text: None
+    cell: Cell,
+    names: Sequence[str],
+    workers: dict[str, _Worker],
+    sittings: int,
+    rounds: int,
+    say: Say = lambda text: None,
 ) -> CellResult:
-    """One cell: all contenders get ready one by one, then take turns. `say` hears before each turn what it is."""
+    """One cell: in each sitting all contenders get ready one by one, then take turns.
+
+    `say` hears before each turn what it is.
+    """
     reasons = {name: absent(name, cell) for name in names}
     errors: dict[str, str] = {name: reason for name, reason in reasons.items() if reason}
-    memory: dict[str, tuple[int | None, int | None]] = {}
-    for name in [*names, REFERENCE]:
-        if name in errors:
-            continue
-        say(f"{cell}: {name} gets ready")
+    ready: dict[str, Ready] = {}
+    times: dict[str, list[list[float]]] = {name: [] for name in (*names, *REFERENCES)}
+
+    def ask(name: str, question: object, doing: str) -> Any:
+        """A contender's answer, or None where it is out."""
+        say(f"{cell}: {name} {doing}")
         try:
-            memory[name] = workers[name].ask((name, cell))
-        except ContenderError as failed:
-            errors[name] = str(failed)
-    times: dict[str, list[float]] = {name: [] for name in memory}
-    steps = dict.fromkeys(memory, 1)
-    for number in range(rounds + 1):
-        order = [name for name in memory if name not in errors]
-        for name in order if number % 2 else reversed(order):
-            say(f"{cell}: {name}, " + (f"round {number} of {rounds}" if number else "warm-up"))
-            try:
-                seconds = workers[name].ask(steps[name])
-            except ContenderError as failed:
-                errors[name] = str(failed)
-                continue
-            if number:
-                times[name].append(seconds)
-            else:
-                steps[name] = max(1, min(50, math.ceil(TURN / seconds) if seconds < TURN / 2 else 1))
-    if REFERENCE in errors:
-        raise RuntimeError(f"the matrix product failed: {errors[REFERENCE]}")
+            return None if name in errors else workers[name].ask(question)
+        except ContenderError as error:
+            errors[name] = str(error)
+            return None
+
+    for sitting in range(sittings):
+        for name, taken in times.items():
+            answer = ask(name, (name, cell, sitting == 0), f"gets ready, sitting {sitting + 1} of {sittings}")
+            if answer is not None:
+                ready.setdefault(name, answer)
+                taken.append([])
+        for number in range(rounds):
+            for name in times if number % 2 else reversed(times):
+                steps = _steps(ready[name].seconds) if name in ready else 1
+                seconds = ask(name, steps, f"round {number + 1} of {rounds}, sitting {sitting + 1} of {sittings}")
+                if seconds is not None:
+                    times[name][-1].append(seconds)
+    for name in REFERENCES:
+        if name in errors:
+            raise BenchError(f"the matrix product failed: {errors[name]}")
+
+    def all_times(name: str) -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(sitting) for sitting in times[name])
+
     rows = tuple(
-        Row(name, (), error=errors[name]) if name in errors else Row(name, tuple(times[name]), *memory[name])
+        Row(name, (), error=errors[name])
+        if name in errors
+        else Row(name, all_times(name), ready[name].precision, ready[name].peak, ready[name].grown)
         for name in names
     )
-    side = matrix_side(torch.device(cell.device).type)
     fields = ("model", "task", "precision", "layout", "mode", "batch", "device")
     settings = {name: getattr(cell, name) for name in fields} | {"size": list(cell.size)}
-    return CellResult(str(cell), settings, step_flops(cell), rows, tuple(times[REFERENCE]), 2 * side**3)
+    side = matrix_side(torch.device(cell.device).type)
+    references = {str(precision): all_times(name) for name, precision in REFERENCES.items()}
+    return CellResult(str(cell), settings, step_flops(cell), rows, references, 2 * side**3)
+
+
+def _steps(seconds: float) -> int:
+    """Steps of a turn."""
+    return max(1, min(50, math.ceil(TURN / seconds))) if seconds < TURN / 2 else 1
 
 
 def step_flops(cell: Cell) -> int:

@@ -88,9 +88,11 @@ def _cell(cell: CellResult, baseline: str) -> Sheet:
         "of limit",
     )  # fmt: skip
     rows = tuple(_figures(cell, row, baseline) for row in cell.rows)
+    used = dict.fromkeys(row.precision for row in cell.measured())
+    limits = " and ".join(f"{cell.limit(precision) / 1e9:,.0f} GFLOP/s in {precision}" for precision in used)
     note = (
         f"The ratio is to {baseline}'s speed, with its interval of 95 %. The limit is a large matrix product's "
-        f"{cell.limit / 1e9:,.0f} GFLOP/s; a step is {cell.flops / 1e9:,.1f} GFLOP."
+        f"{limits}; a step is {cell.flops / 1e9:,.1f} GFLOP."
     )
     left_out = [f"{row.contender} left out: {row.error}." for row in cell.rows if row.error]
     return Sheet(cell.name, headings, rows, " ".join([note, *left_out]), wide=("step, ms", "quartiles", "growth, MiB"))

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,21 @@ from residuum.files import write_text
 FORMAT = 1  # of the JSON; raised when an older package could not read it
 
 
+Sittings = tuple[tuple[float, ...], ...]
+
+
 @dataclass(frozen=True)
 class Row:
-    """One contender in one cell. `times` are seconds of a step, round by round, the same rounds for all in the cell.
+    """One contender in one cell. `times` are seconds of a step by sitting and round, the same ones for all in the cell.
 
-    `peak` is the bytes that a step's tensors take at most beyond what is there all the time, `grown` how much the
-    process's resident memory grew in the first step; None where it cannot be known. `error` says why there are no
-    times.
+    `precision` is that of its convolutions, `peak` the bytes that a step's tensors take at most beyond what is there
+    all the time, `grown` how much the process's resident memory grew in the first step; None where it cannot be known.
+    `error` says why there are no times.
     """
 
     contender: str
-    times: tuple[float, ...]
+    times: Sittings
+    precision: str = ""
     peak: int | None = None
     grown: int | None = None
     error: str = ""
@@ -35,12 +40,12 @@ class Row:
     @property
     def step(self) -> float:
         """Seconds of a step, the median."""
-        return statistics.median(self.times)
+        return statistics.median(chain(*self.times))
 
     @property
     def quartiles(self) -> tuple[float, float]:
         """Of the seconds of a step."""
-        low, _, high = statistics.quantiles(self.times, n=4)
+        low, _, high = statistics.quantiles(chain(*self.times), n=4)
         return low, high
 
 
@@ -48,15 +53,15 @@ class Row:
 class CellResult:
     """One cell: its settings in words and in parts, its rows, the work of a step, and the machine's own speed.
 
-    `flops` are of convolutions and matrix products in one step. `reference` holds seconds of a large matrix product of
-    `reference_flops`, in the same rounds.
+    `flops` are of convolutions and matrix products in one step. `references` holds seconds of a large matrix product of
+    `reference_flops` in each precision, in the same rounds.
     """
 
     name: str
     settings: dict[str, Any]
     flops: int
     rows: tuple[Row, ...]
-    reference: tuple[float, ...]
+    references: dict[str, Sittings]
     reference_flops: int
 
     @property
@@ -64,10 +69,9 @@ class CellResult:
         """Images in a step."""
         return int(self.settings["batch"])
 
-    @property
-    def limit(self) -> float:
+    def limit(self, precision: str) -> float:
         """FLOP/s of the matrix product."""
-        return self.reference_flops / statistics.median(self.reference)
+        return self.reference_flops / statistics.median(chain(*self.references[precision]))
 
     def measured(self) -> list[Row]:
         """The rows that have times."""
@@ -82,8 +86,8 @@ class CellResult:
         return self.batch / row.step
 
     def share(self, row: Row) -> float:
-        """FLOP/s over those of the matrix product."""
-        return self.flops / row.step / self.limit
+        """FLOP/s over those of the matrix product in the row's precision."""
+        return self.flops / row.step / self.limit(row.precision)
 
     def ratio(self, row: Row, baseline: str) -> Ratio | None:
         """Speed over the baseline's, or None where the baseline has no times or is the row itself."""
@@ -142,9 +146,14 @@ class Report:
             raise BenchError(f"{path} cannot be compared: {error}") from None
 
 
+def _sittings(times: list[list[float]]) -> Sittings:
+    return tuple(tuple(map(float, sitting)) for sitting in times)
+
+
 def _cell(values: dict[str, Any]) -> CellResult:
-    rows = tuple(Row(**row | {"times": tuple(row["times"])}) for row in values.pop("rows"))
-    return CellResult(**values | {"reference": tuple(values["reference"])}, rows=rows)
+    rows = tuple(Row(**row | {"times": _sittings(row["times"])}) for row in values.pop("rows"))
+    references = {precision: _sittings(times) for precision, times in values.pop("references").items()}
+    return CellResult(**values, rows=rows, references=references)
 
 
 @dataclass(frozen=True)
@@ -187,7 +196,7 @@ def compare(first: Report, second: Report) -> Iterator[Difference]:
                     old.speed(other),
                     cell.speed(row),
                     unpaired(row.times, other.times),
-                    unpaired(cell.reference, old.reference),
+                    unpaired(cell.references[row.precision], old.references[row.precision]),
                 )
     if not found:
         raise BenchError("the two reports have no cell and contender in common; measure the same with both")

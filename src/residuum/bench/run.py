@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from residuum.bench.changes import lines_to_change
 from residuum.bench.contenders import (
     OUT_OF_THE_BOX,
+    REFERENCES,
     Cell,
     Layout,
     Mode,
@@ -27,7 +28,7 @@ from residuum.bench.machine import describe
 from residuum.bench.measure import crew, measure
 from residuum.bench.report import comparison, in_words, lines_sheets, print_report, print_sheet, save_report
 from residuum.bench.results import CellResult, Lines, Report, compare
-from residuum.bench.statistics import LEAST_ROUNDS
+from residuum.bench.statistics import LEAST_ROUNDS, LEAST_SITTINGS
 from residuum.devices import probe_bf16
 from residuum.errors import BenchError, ConfigError
 from residuum.presets import preset
@@ -90,6 +91,7 @@ def bench(
     contenders: Sequence[str],
     baseline: str,
     *,
+    sittings: int,
     rounds: int,
     threads: int,
     out: Path,
@@ -100,8 +102,11 @@ def bench(
 
     Raises `BenchError`, before anything is measured, for too few rounds and a folder that exists or cannot be made.
     """
-    if rounds < LEAST_ROUNDS:
-        raise BenchError(f"rounds is {rounds}; an interval of 95 % takes at least {LEAST_ROUNDS}")
+    if sittings < LEAST_SITTINGS or sittings * rounds < LEAST_ROUNDS:
+        raise BenchError(
+            f"sittings is {sittings} and rounds {rounds}; an interval of 95 % takes at least {LEAST_SITTINGS} sittings "
+            f"and {LEAST_ROUNDS} rounds in all"
+        )
     if out.exists():
         raise BenchError(f"{out} exists already; choose another --out")
     if threads:
@@ -112,7 +117,7 @@ def bench(
     save_report(report, out)
     try:
         report = replace(report, lines=lines_of(contenders))
-        for result in _measured(cells, parts, contenders, rounds, console):
+        for result in _measured(cells, parts, contenders, sittings, rounds, console):
             report = replace(report, cells=(*report.cells, result))
             save_report(report, out)
     except BaseException:
@@ -130,7 +135,12 @@ def bench(
 
 
 def _measured(
-    cells: Sequence[Cell], parts: Sequence[list[str]], contenders: Sequence[str], rounds: int, console: Console
+    cells: Sequence[Cell],
+    parts: Sequence[list[str]],
+    contenders: Sequence[str],
+    sittings: int,
+    rounds: int,
+    console: Console,
 ) -> Iterator[CellResult]:
     """The cells one by one, under a bar that says what is running."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
@@ -138,13 +148,15 @@ def _measured(
         Progress(*columns, console=console, transient=True) as bar,
         crew(contenders, torch.get_num_threads()) as workers,
     ):
-        task = bar.add_task("starting", total=sum((len(part) + 1) * (rounds + 2) for part in parts))
+        task = bar.add_task(
+            "starting", total=sittings * (rounds + 1) * sum(len(part) + len(REFERENCES) for part in parts)
+        )
 
         def say(text: str) -> None:
             bar.update(task, description=text, advance=1)
 
         for cell, part in zip(cells, parts, strict=True):
-            yield measure(cell, part, workers, rounds, say)
+            yield measure(cell, part, workers, sittings, rounds, say)
 
 
 def lines_of(contenders: Sequence[str]) -> tuple[Lines, ...]:
