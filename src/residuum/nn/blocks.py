@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -253,6 +254,14 @@ class Block(nn.Module):
         self.se = ATTENTION[config.attention](config, plan.out_channels)
         self.drop = StochasticDepth(plan.drop_rate, config.stochastic_depth_mode) if plan.drop_rate > 0 else None
         self.downsample = shortcut(config, plan)
+        # Names of the branch's layers, in order: up to the first convolution, to each other one, and what comes after.
+        first = 0 if self.preact else 1
+        between = [
+            (f"bn{i - first}", f"act{i - first}", *(["aa"] if self.filter_after == i - 1 else []), f"conv{i}")
+            for i in range(2, self.length + 1)
+        ]
+        after = (f"bn{self.length}" if not self.preact else "", "se" if self.se else "", "drop" if self.drop else "")
+        self.segments = (("conv1",), *between, tuple(name for name in after if name))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(self.body(x, self.skips(x)))
@@ -267,10 +276,7 @@ class Block(nn.Module):
         if skip:
             x = x if self.downsample is None else self.downsample(h)
             return _Skipped.apply(x, *self._branch_parameters())  # type: ignore[no-any-return]
-        branch = self.conv1(h)
-        for i in range(2, self.length + 1):
-            branch = self.between(branch, i)
-        branch = self.leave(branch)
+        branch = self.run(h, *self.segments)
         # The shortcut comes last: the allocator then reuses what the branch has freed.
         return branch.add_(x if self.downsample is None else self.downsample(h))
 
@@ -280,17 +286,17 @@ class Block(nn.Module):
 
     def between(self, x: Tensor, i: int) -> Tensor:
         """From the output of convolution i - 1 to that of convolution i: norm, activation, filter, convolution."""
-        k = i if self.preact else i - 1
-        x = getattr(self, f"act{k}")(getattr(self, f"bn{k}")(x))
-        if self.aa is not None and self.filter_after == i - 1:
-            x = self.aa(x)
-        return getattr(self, f"conv{i}")(x)  # type: ignore[no-any-return]
+        return self.run(x, self.segments[i - 1])
 
     def leave(self, x: Tensor) -> Tensor:
         """The end of the branch: norm, attention, stochastic depth."""
-        x = x if self.preact else getattr(self, f"bn{self.length}")(x)
-        x = x if self.se is None else self.se(x)
-        return x if self.drop is None else self.drop(x)
+        return self.run(x, self.segments[-1])
+
+    def run(self, x: Tensor, *segments: tuple[str, ...]) -> Tensor:
+        """Layers of the branch in a row; no name but `x` holds a tensor, so that each is freed as soon as it can be."""
+        for name in chain(*segments):
+            x = getattr(self, name)(x)
+        return x
 
     def finish(self, x: Tensor) -> Tensor:
         """The activation after the sum."""

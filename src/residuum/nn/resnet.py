@@ -113,7 +113,8 @@ class ResNet(nn.Module):
 
     def after_conv1(self, x: Tensor) -> Tensor:
         """The rest of the stem: norm, activation, pool."""
-        return self.maxpool(self.act1(self.bn1(x)))  # type: ignore[no-any-return]
+        x = self.bn1(x)  # by that name, so that what came in is freed
+        return self.maxpool(self.act1(x))  # type: ignore[no-any-return]
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The output of each stage, as `feature_info` says; a pre-activation net's are before its final norm."""
