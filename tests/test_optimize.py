@@ -142,6 +142,7 @@ def test_frozen_norms_fold_and_parts_put_in_by_the_user_stay():
     model = freeze(network(**SMALL), 1)
     model.fc = nn.Sequential(nn.Linear(model.config.num_features, 5), nn.Tanh())
     model.layer1[0].conv2 = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, padding_mode="circular"), nn.Sigmoid())
+    model.layer1[1].se = nn.Hardtanh(-0.5, 0.5)
     check(model, torch.randn(2, 3, 32, 32))
 
 

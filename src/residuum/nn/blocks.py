@@ -82,9 +82,13 @@ class SqueezeExcite(nn.Module):
         self.fc1 = nn.Conv2d(channels, reduced, 1)
         self.fc2 = nn.Conv2d(reduced, channels, 1)
 
+    def gate(self, pooled: Tensor) -> Tensor:
+        """What each channel is multiplied by, from its mean."""
+        gate: Tensor = self.fc2(F.relu(self.fc1(pooled), inplace=True))
+        return gate.sigmoid()
+
     def forward(self, x: Tensor) -> Tensor:
-        gate: Tensor = self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)), inplace=True))
-        return x * gate.sigmoid()
+        return x * self.gate(x.mean((2, 3), keepdim=True))
 
 
 class EfficientChannelAttention(nn.Module):
@@ -96,9 +100,13 @@ class EfficientChannelAttention(nn.Module):
         kernel = max(t if t % 2 else t + 1, 3)
         self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
 
+    def gate(self, pooled: Tensor) -> Tensor:
+        """What each channel is multiplied by, from its mean."""
+        gate: Tensor = self.conv(pooled.flatten(1).unsqueeze(1)).sigmoid()
+        return gate.view(pooled.shape)
+
     def forward(self, x: Tensor) -> Tensor:
-        gate: Tensor = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
-        return x * gate.view(x.shape[0], -1, 1, 1)
+        return x * self.gate(x.mean((2, 3), keepdim=True))
 
 
 ATTENTION: dict[str, Callable[[ResNetConfig, int], nn.Module | None]] = {
@@ -256,13 +264,15 @@ class Block(nn.Module):
     def body(self, x: Tensor, skip: bool) -> Tensor:
         """The sum of shortcut and branch, which is left out where `skip` says so."""
         h = self.enter(x)
-        x = x if self.downsample is None else self.downsample(h)
         if skip:
+            x = x if self.downsample is None else self.downsample(h)
             return _Skipped.apply(x, *self._branch_parameters())  # type: ignore[no-any-return]
-        h = self.conv1(h)
+        branch = self.conv1(h)
         for i in range(2, self.length + 1):
-            h = self.between(h, i)
-        return self.leave(h).add_(x)
+            branch = self.between(branch, i)
+        branch = self.leave(branch)
+        # The shortcut comes last: the allocator then reuses what the branch has freed.
+        return branch.add_(x if self.downsample is None else self.downsample(h))
 
     def enter(self, x: Tensor) -> Tensor:
         """What the first convolution and a shortcut that reshapes take."""
