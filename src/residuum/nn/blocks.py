@@ -260,8 +260,7 @@ class Block(nn.Module):
             (f"bn{i - first}", f"act{i - first}", *(["aa"] if self.filter_after == i - 1 else []), f"conv{i}")
             for i in range(2, self.length + 1)
         ]
-        after = (f"bn{self.length}" if not self.preact else "", "se" if self.se else "", "drop" if self.drop else "")
-        self.segments = (("conv1",), *between, tuple(name for name in after if name))
+        self.segments = (("conv1",), *between, (*([] if self.preact else [f"bn{self.length}"]), "se", "drop"))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(self.body(x, self.skips(x)))
@@ -295,7 +294,8 @@ class Block(nn.Module):
     def run(self, x: Tensor, *segments: tuple[str, ...]) -> Tensor:
         """Layers of the branch in a row; no name but `x` holds a tensor, so that each is freed as soon as it can be."""
         for name in chain(*segments):
-            x = getattr(self, name)(x)
+            layer = getattr(self, name)
+            x = x if layer is None else layer(x)
         return x
 
     def finish(self, x: Tensor) -> Tensor:
