@@ -15,7 +15,7 @@ SPEED = Speed(flops=4e11, bytes=2e10)
 
 
 def measured_peak(model, batch, size, dtype):
-    """Bytes of a step's tensors at most, without what is there all the time: counted on a CPU while it runs."""
+    """Bytes of a step's tensors at most, without parameters and buffers: counted on a CPU while it runs."""
     images = torch.randn(batch, model.config.in_channels, *size)
     labels = torch.randint(model.config.num_classes, (batch,))
     model.zero_grad()
@@ -25,9 +25,8 @@ def measured_peak(model, batch, size, dtype):
         with torch.autocast("cpu", dtype, enabled=dtype is not None, cache_enabled=False):
             logits = model(images)
         loss = torch.nn.functional.cross_entropy(logits.float(), labels, label_smoothing=0.1)
-        del logits
         loss.backward()
-    return live.peak
+    return live.peak + images.nbytes + labels.nbytes
 
 
 def random_config(draw):
@@ -43,6 +42,7 @@ def random_config(draw):
         "preact": draw.random() < 0.3,
         "activation": draw.choice(("relu", "relu", "silu", "gelu")),
         "norm": draw.choice(("batch", "batch", "group")),
+        "weight_standardization": draw.random() < 0.2,
         "antialias": draw.choice(("none", "none", "blur")),
         "stochastic_depth": draw.choice((0.0, 0.2)),
         "num_classes": 10,
@@ -57,13 +57,13 @@ def test_predicted_peaks_are_those_of_real_steps(seed):
     torch.manual_seed(seed)
     config, batch, size = random_config(draw), draw.randint(2, 5), (draw.randint(33, 80), draw.randint(33, 80))
     model = create(config)
+    fixed = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
     for dtype in (None, torch.bfloat16):
-        planner = Planner(model, size=size, dtype=dtype, speed=SPEED)
-        fixed = planner.steps(batch).fixed
+        planner = Planner(model, size=size, dtype=dtype, optimizer="none", speed=SPEED)
         between = (planner.least(batch) + planner.uniform(batch, "none").peak) // 2
         for chosen in (*(planner.uniform(batch, mode) for mode in MODES), planner.plan(batch, between)):
             measured = measured_peak(chosen.apply(model), batch, size, dtype)
-            assert chosen.peak - fixed == pytest.approx(measured, rel=0.05), (config, dtype, chosen)
+            assert measured <= chosen.peak - fixed <= 1.05 * measured, (config, dtype, chosen)
 
 
 def every_choice(depths):
@@ -91,8 +91,8 @@ def test_the_choice_is_that_of_an_exhaustive_search(depths, preact):
 def test_every_budget_of_a_deep_network_is_met_and_no_uniform_mode_that_fits_is_faster():
     torch.manual_seed(0)
     model, size, batch = create("resnet152", num_classes=10, width=0.25), (64, 64), 4
-    planner = Planner(model, size=size, speed=SPEED)
-    fixed = planner.steps(batch).fixed
+    planner = Planner(model, size=size, optimizer="none", speed=SPEED)
+    fixed = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
     least, most = planner.least(batch), planner.uniform(batch, "none").peak
     uniform = [planner.uniform(batch, mode) for mode in MODES]
     for budget in torch.linspace(least, most, 6, dtype=torch.float64).ceil().long().tolist():
@@ -102,8 +102,7 @@ def test_every_budget_of_a_deep_network_is_met_and_no_uniform_mode_that_fits_is_
             <= min(u.slowdown for u in uniform if u.peak <= budget or u.slowdown == max(v.slowdown for v in uniform))
             + 1e-12
         )
-        measured = fixed + measured_peak(chosen.apply(model), batch, size, None)
-        assert measured <= budget * 1.001
+        assert fixed + measured_peak(chosen.apply(model), batch, size, None) <= budget
 
 
 def test_the_largest_batch_fits_and_one_more_does_not():

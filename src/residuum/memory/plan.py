@@ -157,7 +157,7 @@ class Planner:
             stages.append(tuple(options[place : place + depth]))
             whole.append(self._whole(parts[place : place + depth], batch, int(after[place + depth - 1])))
             place += depth
-        fixed = self.static + round(at(self.cost.inputs, batch))
+        fixed = self.static + round(at(self.cost.held, batch))
         return Steps(options[0], tuple(stages), tuple(whole), options[-1][0], fixed)
 
     def _option(self, part: Part, mode: str, batch: int, later: int) -> Option:
@@ -169,17 +169,18 @@ class Planner:
         """A stage that keeps its input alone: first run without keeping, then again with its blocks in mode `block`."""
         if any("block" not in part.modes for part in parts):
             return None
-        output = round(at(parts[-1].output, batch))
+        output = parts[-1].output(batch)
+        statistics = sum(round(at(part.alone.kept, batch)) - part.output(batch) for part in parts)
         before, need, seconds = 0, 0, 0.0
         coming = sum(part.gradients for part in parts) + later
         for part in parts:
             inner = part.modes["block"]
             coming -= part.gradients
             again = before + max(_top(inner.forward, batch) + output + later, _top(inner.backward, batch) + coming)
-            need = max(need, again, _top(part.alone.forward, batch) + round(at(part.output, batch)))
+            need = max(need, again, _top(part.alone.forward, batch) + part.output(batch))
             before += round(at(inner.kept, batch))
             seconds += self.speed.seconds(inner, batch) + self.speed.seconds(part.alone, batch)
-        return Option("stage", output, need, seconds)
+        return Option("stage", output + statistics, need + statistics, seconds)
 
     def plan(self, batch: int, budget: int) -> Plan:
         """The fastest choice whose predicted peak is within `budget` bytes; raises `ConfigError` where none is."""
