@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from residuum import ConfigError, ResNetConfig, create
+from residuum import ConfigError, ResNetConfig, create, freeze
 from residuum.memory import MODES, Live, Planner, Speed, plan, recompute
 from residuum.memory.plan import evaluate
 from residuum.sizes import parse_size, show_size
@@ -118,6 +118,27 @@ def test_the_frontier_trades_memory_for_time():
     assert [p.peak for p in plans] == sorted(p.peak for p in plans)
     assert [p.slowdown for p in plans] == sorted((p.slowdown for p in plans), reverse=True)
     assert plans[-1].slowdown == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stochastic_depth": 0.5, "stochastic_depth_mode": "batch", "dropout": 0.3},
+        {"preact": True, "block": "basic", "stem": "deep", "downsample": "avg"},
+        {"norm": "group", "weight_standardization": True, "antialias": "blur", "attention": "se"},
+    ],
+)
+def test_parts_are_timed_and_those_that_are_alike_once(fields):
+    model = freeze(
+        create(ResNetConfig(depths=(3, 1), widths=(16, 32), stem_width=16, num_classes=5, **fields)), stages=1
+    )
+    planner = Planner(model, size=(40, 40))
+    stem, first, second, third, other, head = planner.times
+    assert second is third
+    assert set(stem) == set(first) == {"first", "none"}, "frozen: there is no backward pass"
+    assert set(other) == {"first", "none", "selective", "block"}
+    assert all(fixed > 0 for part in planner.times for fixed, _ in part.values())
+    assert all(part["none"][0] > part["first"][0] for part in (other, head))
 
 
 def test_planning_leaves_the_model_and_the_random_numbers_alone():

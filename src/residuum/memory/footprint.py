@@ -6,7 +6,7 @@ backward passes run, and the work is what torch's operations report.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -226,18 +226,7 @@ def _step_cost(twin: ResNet, size: tuple[int, int]) -> StepCost:
     parts = []
     shape: tuple[int, ...] = (twin.config.in_channels, *size)
     kind, above = torch.float32, False
-    pieces: list[tuple[str, nn.Module, dict[str, Callable[[Tensor], Tensor]]]] = [
-        (
-            "stem",
-            nn.ModuleList([twin.conv1, twin.bn1, twin.maxpool]),
-            {mode: stem_forward(twin, mode) for mode in ("none", "block")},
-        )
-    ]
-    for info, stage in zip(twin.feature_info, twin.stages, strict=True):
-        for number, block in enumerate(stage):
-            forwards = {mode: block_forward(block, mode) for mode in ("none", "selective", "block")}
-            pieces.append((f"{info.name}.{number}", block, forwards))
-    for name, module, forwards in pieces:
+    for name, module, forwards in pieces(twin):
         flags = tuple(p.requires_grad for p in module.parameters()), tuple(m.training for m in module.modules())
         key = repr(module), flags, shape, kind, above
         if key not in known:
@@ -245,23 +234,38 @@ def _step_cost(twin: ResNet, size: tuple[int, int]) -> StepCost:
         part = known[key]
         parts.append(replace(part, name=name))
         above = above or part.gradients > 0
-        shape, kind = part.shape, part.dtype
-    head = nn.ModuleList([twin.norm, twin.fc])
-
-    def loss(x: Tensor) -> Tensor:
-        nonlocal held
-        logits = twin.head(x)
-        labels = torch.empty(len(x), dtype=torch.long, device="meta")
-        mean = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
-        images = 4 * twin.config.in_channels * size[0] * size[1]
-        held = mean.nbytes, images + (labels.nbytes + logits.nbytes) / len(x)
-        return mean
-
-    held: Affine = 0, 0
-    parts.append(_part("head", head, {"none": loss}, shape, kind, above))
-    tensors = [*twin.parameters(), *twin.buffers()]
+        if name != "head":
+            shape, kind = part.shape, part.dtype
+    with torch.no_grad():
+        logits = twin.head(torch.empty((2, *shape), dtype=kind, device="meta"))
+    images = 4 * twin.config.in_channels * size[0] * size[1]
+    held = 4, images + 8 + logits.nbytes / 2  # labels take 8 bytes each, the loss 4
     trained = sum(p.nbytes for p in twin.parameters() if p.requires_grad)
-    return StepCost(tuple(parts), sum(t.nbytes for t in tensors), trained, held)
+    return StepCost(tuple(parts), sum(t.nbytes for t in (*twin.parameters(), *twin.buffers())), trained, held)
+
+
+class Piece(NamedTuple):
+    """A part's name, what holds its parameters, its forward pass in each mode; the head's ends in a loss."""
+
+    name: str
+    module: nn.Module
+    forwards: dict[str, Callable[[Tensor], Tensor]]
+
+
+def pieces(model: ResNet) -> Iterator[Piece]:
+    """A network's parts, in order."""
+    stem = nn.ModuleList([model.conv1, model.bn1, model.maxpool])
+    yield Piece("stem", stem, {mode: stem_forward(model, mode) for mode in ("none", "block")})
+    for info, stage in zip(model.feature_info, model.stages, strict=True):
+        for number, block in enumerate(stage):
+            forwards = {mode: block_forward(block, mode) for mode in ("none", "selective", "block")}
+            yield Piece(f"{info.name}.{number}", block, forwards)
+    yield Piece("head", nn.ModuleList([model.norm, model.fc]), {"none": partial(_loss, model)})
+
+
+def _loss(model: ResNet, x: Tensor) -> Tensor:
+    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    return F.cross_entropy(model.head(x).float(), labels, label_smoothing=0.1)
 
 
 def _part(
