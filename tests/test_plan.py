@@ -181,11 +181,20 @@ def test_what_is_no_size_is_refused(text):
         parse_size(text)
 
 
+@pytest.mark.parametrize("batch", range(1, 6))
+def test_the_least_that_a_refusal_names_is_enough(batch):
+    planner = Planner(create("resnet18", num_classes=10), size=(64, 64), speed=SPEED)
+    with pytest.raises(ConfigError, match="recomputing the most takes") as refusal:
+        planner.plan(batch, 1)
+    named = parse_size(str(refusal.value).partition("the most takes ")[2].partition(";")[0])
+    assert planner.plan(batch, named).peak <= named < 1.001 * planner.least(batch)
+
+
 def test_what_cannot_be_planned_is_refused():
     model = create("resnet18", num_classes=10)
     with pytest.raises(ConfigError, match="does not fit 1.00 MB: recomputing the most takes"):
         plan(model, 4, "1MB", size=(64, 64))
-    with pytest.raises(ConfigError, match="the model is a Linear"):
+    with pytest.raises(ConfigError, match=r"the model is a torch\.nn\.\S*Linear; give a residuum\.ResNet"):
         plan(torch.nn.Linear(2, 2), 4, "1GB")
     with pytest.raises(ConfigError, match="the batch is 0"):
         plan(model, 0, "1GB", size=(64, 64))

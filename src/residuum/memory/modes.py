@@ -335,12 +335,15 @@ def recompute(model: ResNet, mode: str | Sequence[str | Sequence[str]], *, stem:
 def check_ours(model: object) -> None:
     """Raise `ConfigError` for a model that is no `residuum.ResNet`."""
     if not isinstance(model, ResNet):
-        raise ConfigError(f"the model is a {type(model).__name__}; give a residuum.ResNet, unwrapped")
+        name = f"{type(model).__module__}.{type(model).__qualname__}"
+        raise ConfigError(f"the model is a {name}; give a residuum.ResNet, unwrapped")
 
 
 def _per_stage(mode: str | Sequence[str | Sequence[str]], model: ResNet) -> list[str | list[str]]:
     """`stage`, or the mode of each block, for each stage."""
     stages = model.stages
+    if not isinstance(mode, str | Sequence):
+        raise ConfigError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}, or a list of one for each stage")
     per_stage = [mode] * len(stages) if isinstance(mode, str) else list(mode)
     if len(per_stage) != len(stages):
         raise ConfigError(f"{len(per_stage)} modes are given for {len(stages)} stages; give one, or one per stage")

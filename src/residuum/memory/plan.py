@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from residuum.devices import pick_device
 from residuum.errors import ConfigError
 from residuum.memory.footprint import Affine, Footprint, Part, at, step_cost
 from residuum.memory.modes import recompute
@@ -128,7 +129,8 @@ class Planner:
         self.depths = [len(stage) for stage in model.stages]
         self._plain: Modes = tuple(("none",) * depth for depth in self.depths)
         self.static = self.cost.fixed + OPTIMIZERS[optimizer] * self.cost.trained
-        self._measure = partial(measure_times, model, self.cost.parts, size, dtype, torch.device(device))
+        where = pick_device(device) if isinstance(device, str) else device
+        self._measure = partial(measure_times, model, self.cost.parts, size, dtype, where)
         self._speed = speed
 
     @cached_property
@@ -183,8 +185,8 @@ class Planner:
         least = self.least(batch)
         if least > budget:
             raise ConfigError(
-                f"a batch of {batch} does not fit {show_size(budget)}: recomputing the most takes {show_size(least)}; "
-                f"give that, or a smaller batch"
+                f"a batch of {batch} does not fit {show_size(budget)}: recomputing the most takes "
+                f"{show_size(least, enough=True)}; give that, or a smaller batch"
             )
         steps = self.steps(batch)
         return self.describe(batch, *_solve(steps, budget - steps.fixed))

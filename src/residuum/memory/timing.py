@@ -5,6 +5,7 @@ is worked out: the network's own parts are run, each kind once, on a few images.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,7 +16,6 @@ from residuum.nn.resnet import ResNet
 
 Times = dict[str, Affine]  # seconds, in a batch: both passes in each mode; as `first`, the forward pass by itself
 
-_ROUNDS = 3  # of which the fastest counts: the first one prepares
 _LONG_ENOUGH = 5e-3  # seconds of one run, so that a scheduler's grain matters little; batches double until then
 _LARGEST = 256
 _WHOLE, _FEW = 1 << 30, 4  # pixels in height and width at most
@@ -31,6 +31,7 @@ def measure_times(
     twin = on_meta(model, None)
     last = any(p.ndim == 4 and not p.is_contiguous() for p in twin.parameters())
     layout = torch.channels_last if last else torch.contiguous_format
+    alike = Counter(id(part.modes) for part in parts)  # parts that are alike share them
     known: dict[int, Times] = {}
     shape: tuple[int, ...] = (twin.config.in_channels, *size)
     kind, above = torch.float32, False
@@ -41,12 +42,12 @@ def measure_times(
         whole = torch.full((batch, shape[0], *small), 0.5, dtype=kind, device=device)
         return whole.to(memory_format=layout).requires_grad_(above)
 
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         for part, (_, module, forwards) in zip(parts, pieces(twin), strict=True):
-            if id(part.modes) not in known:  # parts that are alike share them
+            if id(part.modes) not in known:
                 _materialise(module, device)
                 wanted = {mode: forwards[mode] for mode in part.modes}
-                known[id(part.modes)] = _times(module, wanted, dtype, image)
+                known[id(part.modes)] = _times(module, wanted, dtype, image, 2 + alike[id(part.modes)].bit_length())
                 module.to("meta")
             above = above or part.gradients > 0
             shape, kind = part.shape, part.dtype
@@ -58,9 +59,12 @@ def _times(
     forwards: dict[str, Callable[[Tensor], Tensor]],
     dtype: torch.dtype | None,
     image: Callable[[int, int], Tensor],
+    rounds: int,
 ) -> Times:
+    """The fastest of some rounds, the first of which prepares: more for parts whose error counts many times."""
+
     def fastest(x: Tensor) -> dict[str, float]:
-        runs = [{mode: _run(module, forward, dtype, x) for mode, forward in forwards.items()} for _ in range(_ROUNDS)]
+        runs = [{mode: _run(module, forward, dtype, x) for mode, forward in forwards.items()} for _ in range(rounds)]
         found = {mode: min(run[mode][1] for run in runs) for mode in forwards}
         return {"first": min(run["none"][0] for run in runs), **found}
 

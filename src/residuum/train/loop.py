@@ -136,7 +136,7 @@ class Session:
             raise ConfigError(
                 f"a batch of {recipe.batch_size} does not fit {show_size(budget)}: {show_size(held)} are taken before "
                 f"the first step, and recomputing the most takes {show_size(least)} more; "
-                f"give {show_size(least + held)} or a smaller --batch-size"
+                f"give {show_size(least + held, enough=True)} or a smaller --batch-size"
             )
         plan = planner.plan(recipe.batch_size, budget - held)
         plan.apply(self.model)
