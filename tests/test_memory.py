@@ -150,6 +150,7 @@ def test_evaluation_and_inference_are_untouched():
     ("mode", "says"),
     [
         ("all", "mode is 'all'; it must be one of none, selective, block, stage"),
+        (3, "mode is 3; it must be one of none"),
         (["none"], "1 modes are given for 2 stages"),
         (["none", ["block"]], "1 modes are given for the 2 blocks of stage 2"),
         (["none", ["block", "stage"]], "for whole stages only"),
@@ -164,7 +165,7 @@ def test_modes_that_cannot_be_are_refused_and_change_nothing(mode, says):
 
 
 def test_a_model_that_is_not_ours_is_refused():
-    with pytest.raises(ConfigError, match="the model is a Linear"):
+    with pytest.raises(ConfigError, match=r"the model is a torch\.nn\.\S*Linear; give a residuum\.ResNet"):
         recompute(nn.Linear(2, 2), "block")
 
 

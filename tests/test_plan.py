@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from residuum import ConfigError, ResNetConfig, create
+from residuum import ConfigError, ResNetConfig, create, freeze
 from residuum.memory import MODES, Live, Planner, Speed, plan, recompute
 from residuum.memory.plan import evaluate
 from residuum.sizes import parse_size, show_size
@@ -15,7 +15,7 @@ SPEED = Speed(flops=4e11, bytes=2e10)
 
 
 def measured_peak(model, batch, size, dtype):
-    """Bytes of a step's tensors at most, without what is there all the time: counted on a CPU while it runs."""
+    """Bytes of a step's tensors at most, without parameters and buffers: counted on a CPU while it runs."""
     images = torch.randn(batch, model.config.in_channels, *size)
     labels = torch.randint(model.config.num_classes, (batch,))
     model.zero_grad()
@@ -25,9 +25,8 @@ def measured_peak(model, batch, size, dtype):
         with torch.autocast("cpu", dtype, enabled=dtype is not None, cache_enabled=False):
             logits = model(images)
         loss = torch.nn.functional.cross_entropy(logits.float(), labels, label_smoothing=0.1)
-        del logits
         loss.backward()
-    return live.peak
+    return live.peak + images.nbytes + labels.nbytes
 
 
 def random_config(draw):
@@ -43,6 +42,7 @@ def random_config(draw):
         "preact": draw.random() < 0.3,
         "activation": draw.choice(("relu", "relu", "silu", "gelu")),
         "norm": draw.choice(("batch", "batch", "group")),
+        "weight_standardization": draw.random() < 0.2,
         "antialias": draw.choice(("none", "none", "blur")),
         "stochastic_depth": draw.choice((0.0, 0.2)),
         "num_classes": 10,
@@ -57,13 +57,13 @@ def test_predicted_peaks_are_those_of_real_steps(seed):
     torch.manual_seed(seed)
     config, batch, size = random_config(draw), draw.randint(2, 5), (draw.randint(33, 80), draw.randint(33, 80))
     model = create(config)
+    fixed = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
     for dtype in (None, torch.bfloat16):
-        planner = Planner(model, size=size, dtype=dtype, speed=SPEED)
-        fixed = planner.steps(batch).fixed
+        planner = Planner(model, size=size, dtype=dtype, optimizer="none", speed=SPEED)
         between = (planner.least(batch) + planner.uniform(batch, "none").peak) // 2
         for chosen in (*(planner.uniform(batch, mode) for mode in MODES), planner.plan(batch, between)):
             measured = measured_peak(chosen.apply(model), batch, size, dtype)
-            assert chosen.peak - fixed == pytest.approx(measured, rel=0.05), (config, dtype, chosen)
+            assert measured <= chosen.peak - fixed <= 1.05 * measured, (config, dtype, chosen)
 
 
 def every_choice(depths):
@@ -91,8 +91,8 @@ def test_the_choice_is_that_of_an_exhaustive_search(depths, preact):
 def test_every_budget_of_a_deep_network_is_met_and_no_uniform_mode_that_fits_is_faster():
     torch.manual_seed(0)
     model, size, batch = create("resnet152", num_classes=10, width=0.25), (64, 64), 4
-    planner = Planner(model, size=size, speed=SPEED)
-    fixed = planner.steps(batch).fixed
+    planner = Planner(model, size=size, optimizer="none", speed=SPEED)
+    fixed = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
     least, most = planner.least(batch), planner.uniform(batch, "none").peak
     uniform = [planner.uniform(batch, mode) for mode in MODES]
     for budget in torch.linspace(least, most, 6, dtype=torch.float64).ceil().long().tolist():
@@ -102,8 +102,7 @@ def test_every_budget_of_a_deep_network_is_met_and_no_uniform_mode_that_fits_is_
             <= min(u.slowdown for u in uniform if u.peak <= budget or u.slowdown == max(v.slowdown for v in uniform))
             + 1e-12
         )
-        measured = fixed + measured_peak(chosen.apply(model), batch, size, None)
-        assert measured <= budget * 1.001
+        assert fixed + measured_peak(chosen.apply(model), batch, size, None) <= budget
 
 
 def test_the_largest_batch_fits_and_one_more_does_not():
@@ -119,6 +118,27 @@ def test_the_frontier_trades_memory_for_time():
     assert [p.peak for p in plans] == sorted(p.peak for p in plans)
     assert [p.slowdown for p in plans] == sorted((p.slowdown for p in plans), reverse=True)
     assert plans[-1].slowdown == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stochastic_depth": 0.5, "stochastic_depth_mode": "batch", "dropout": 0.3},
+        {"preact": True, "block": "basic", "stem": "deep", "downsample": "avg"},
+        {"norm": "group", "weight_standardization": True, "antialias": "blur", "attention": "se"},
+    ],
+)
+def test_parts_are_timed_and_those_that_are_alike_once(fields):
+    model = freeze(
+        create(ResNetConfig(depths=(3, 1), widths=(16, 32), stem_width=16, num_classes=5, **fields)), stages=1
+    )
+    planner = Planner(model, size=(40, 40))
+    stem, first, second, third, other, head = planner.times
+    assert second is third
+    assert set(stem) == set(first) == {"first", "none"}, "frozen: there is no backward pass"
+    assert set(other) == {"first", "none", "selective", "block"}
+    assert all(fixed > 0 for part in planner.times for fixed, _ in part.values())
+    assert all(part["none"][0] > part["first"][0] for part in (other, head))
 
 
 def test_planning_leaves_the_model_and_the_random_numbers_alone():
@@ -161,11 +181,20 @@ def test_what_is_no_size_is_refused(text):
         parse_size(text)
 
 
+@pytest.mark.parametrize("batch", range(1, 6))
+def test_the_least_that_a_refusal_names_is_enough(batch):
+    planner = Planner(create("resnet18", num_classes=10), size=(64, 64), speed=SPEED)
+    with pytest.raises(ConfigError, match="recomputing the most takes") as refusal:
+        planner.plan(batch, 1)
+    named = parse_size(str(refusal.value).partition("the most takes ")[2].partition(";")[0])
+    assert planner.plan(batch, named).peak <= named < 1.001 * planner.least(batch)
+
+
 def test_what_cannot_be_planned_is_refused():
     model = create("resnet18", num_classes=10)
     with pytest.raises(ConfigError, match="does not fit 1.00 MB: recomputing the most takes"):
         plan(model, 4, "1MB", size=(64, 64))
-    with pytest.raises(ConfigError, match="the model is a Linear"):
+    with pytest.raises(ConfigError, match=r"the model is a torch\.nn\.\S*Linear; give a residuum\.ResNet"):
         plan(torch.nn.Linear(2, 2), 4, "1GB")
     with pytest.raises(ConfigError, match="the batch is 0"):
         plan(model, 0, "1GB", size=(64, 64))

@@ -94,7 +94,7 @@ class Plan:
     precision: Literal["fp32", "bf16"] = "bf16"
     # whose state is counted
     optimizer: Literal["sgd", "adamw", "none"] = "sgd"
-    # whose speed is probed, to weigh computing against memory traffic
+    # on which the network's parts are timed
     device: str = "auto"
     # also draw time against memory, as .svg or .png
     draw: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -282,8 +282,8 @@ def run_plan(command: Plan, console: Console) -> int:
         raise ConfigError(f"size is {size} and batch_size {command.batch_size}; both must be positive")
     import torch
 
-    from residuum.devices import free_memory, pick_device
-    from residuum.memory.plan import Planner, probe_speed
+    from residuum.devices import free_memory, keep_freed_memory, pick_device
+    from residuum.memory.plan import Planner
     from residuum.memory.report import draw_frontier, print_plan
     from residuum.nn.resnet import ResNet
 
@@ -291,8 +291,9 @@ def run_plan(command: Plan, console: Console) -> int:
     budget = free_memory(device) if budget is None else budget
     dtype = torch.bfloat16 if command.precision == "bf16" else None
     with torch.device("meta"):
-        model = ResNet(command.model)
-    planner = Planner(model, size=size, dtype=dtype, optimizer=command.optimizer, speed=probe_speed(device, dtype))
+        model = ResNet(command.model).to(memory_format=torch.channels_last)
+    keep_freed_memory()  # as training does, so that it is timed as it runs
+    planner = Planner(model, size=size, dtype=dtype, optimizer=command.optimizer, device=device)
     plan = planner.plan(command.batch_size, budget)
     print_plan(console, planner, plan, command.preset, budget)
     if command.draw is not None:

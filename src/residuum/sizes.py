@@ -1,5 +1,6 @@
 """Sizes of memory as people write them: 8GB, 7.5GiB. No torch here."""
 
+import math
 import re
 
 from residuum.errors import ConfigError
@@ -18,7 +19,9 @@ def parse_size(text: str | int) -> int:
     return size
 
 
-def show_size(size: float) -> str:
-    """Bytes as people write them, in the unit that `parse_size` reads: 1.23 GB."""
+def show_size(size: float, *, enough: bool = False) -> str:
+    """Bytes as people write them, in the unit that `parse_size` reads: 1.23 GB; rounded up to be `enough`."""
     unit = next((u for u in ("T", "G", "M", "k") if size >= _UNITS[u.lower()]), "")
-    return f"{size / _UNITS[unit.lower()]:.{2 if unit else 0}f} {unit}B"
+    places = 2 if unit else 0
+    shown = size / _UNITS[unit.lower()]
+    return f"{math.ceil(shown * 10**places) / 10**places if enough else shown:.{places}f} {unit}B"

@@ -5,7 +5,8 @@ backward passes run, and the work is what torch's operations report.
 """
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from residuum.errors import ConfigError, first_line
 from residuum.memory.live import Live
-from residuum.memory.modes import ON_META, block_forward, check_ours, stem_forward
+from residuum.memory.modes import ON_META, Statistics, block_forward, check_ours, norms_in_pass, stem_forward
 from residuum.nn.blocks import BlurPool, StochasticDepth
 from residuum.nn.resnet import ResNet
 
@@ -45,28 +46,32 @@ class Footprint:
 @dataclass(frozen=True)
 class Part:
     """A stem, block or head: its output's shape without the batch and type, the bytes of its parameters that get
-    gradients, its output's bytes, its footprint in each mode.
+    gradients, its footprint in each mode.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     gradients: int
-    output: Affine
     modes: dict[str, Footprint]
-    alone: Footprint  # the forward pass without gradients, as `stage` does it first
+    alone: Footprint  # the forward pass as `stage` does it first: it keeps its output and its norms' statistics
+
+    def output(self, batch: int) -> int:
+        """Bytes of the output."""
+        return batch * math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class StepCost:
     """A training step's parts, in order: stem, blocks, head. Bytes of what is there all the time: `fixed` holds
-    parameters and buffers, `trained` the parameters that get gradients, `inputs` images and labels.
+    parameters and buffers, `trained` the parameters that get gradients, `held` what a training loop has in its hands:
+    images and labels, logits and loss.
     """
 
     parts: tuple[Part, ...]
     fixed: int
     trained: int
-    inputs: Affine
+    held: Affine
 
 
 def at(line: Affine, batch: int) -> float:
@@ -74,23 +79,40 @@ def at(line: Affine, batch: int) -> float:
     return line[0] + line[1] * batch
 
 
-def _batch_norm(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def _batch_norm(x: Tensor, weight: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     """Output, mean and inverse deviation, which is what a CPU makes of batch norm in training."""
     if not rest[3]:
         return torch.ops.aten.native_batch_norm(x, weight, *rest)  # type: ignore[no-any-return]
-    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+    mean = torch.empty(x.shape[1], dtype=x.dtype if weight is None else weight.dtype, device="meta")
+    return torch.empty_like(x), mean, torch.empty_like(mean)
 
 
-def _batch_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
+def _norm_backward(grad: Tensor, x: Tensor, weight: Tensor | None, *rest: Any) -> tuple[Tensor | None, ...]:
+    """Gradients of input, weight and bias, those that are wanted."""
+    like = (x, weight, weight)
     return tuple(
-        torch.empty_like(t) if wanted else None for t, wanted in zip((x, weight, weight), rest[-1], strict=True)
+        torch.empty_like(t) if wanted and t is not None else None for t, wanted in zip(like, rest[-1], strict=True)
     )
 
 
-# On the meta device torch takes batch norm apart into dozens of operations in Python, most of the time of a run.
+def _group_norm(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    """Output, mean and inverse deviation: on a CPU these are in the weight's precision."""
+    samples, groups = rest[1], rest[4]
+    mean = torch.empty((samples, groups), dtype=weight.dtype, device="meta")
+    return torch.empty_like(x), mean, torch.empty_like(mean)
+
+
+def _group_norm_backward(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
+    return _norm_backward(grad, x, *rest)
+
+
+# On the meta device torch takes batch norm apart into dozens of operations in Python, most of the time of a run, and
+# gives group norm's results another precision.
 _SHORT = {
+    torch.ops.aten.native_group_norm.default: _group_norm,
+    torch.ops.aten.native_group_norm_backward.default: _group_norm_backward,
     torch.ops.aten.native_batch_norm.default: _batch_norm,
-    torch.ops.aten.native_batch_norm_backward.default: _batch_norm_backward,
+    torch.ops.aten.native_batch_norm_backward.default: _norm_backward,
 }
 
 
@@ -204,18 +226,7 @@ def _step_cost(twin: ResNet, size: tuple[int, int]) -> StepCost:
     parts = []
     shape: tuple[int, ...] = (twin.config.in_channels, *size)
     kind, above = torch.float32, False
-    pieces: list[tuple[str, nn.Module, dict[str, Callable[[Tensor], Tensor]]]] = [
-        (
-            "stem",
-            nn.ModuleList([twin.conv1, twin.bn1, twin.maxpool]),
-            {mode: stem_forward(twin, mode) for mode in ("none", "block")},
-        )
-    ]
-    for info, stage in zip(twin.feature_info, twin.stages, strict=True):
-        for number, block in enumerate(stage):
-            forwards = {mode: block_forward(block, mode) for mode in ("none", "selective", "block")}
-            pieces.append((f"{info.name}.{number}", block, forwards))
-    for name, module, forwards in pieces:
+    for name, module, forwards in pieces(twin):
         flags = tuple(p.requires_grad for p in module.parameters()), tuple(m.training for m in module.modules())
         key = repr(module), flags, shape, kind, above
         if key not in known:
@@ -223,19 +234,38 @@ def _step_cost(twin: ResNet, size: tuple[int, int]) -> StepCost:
         part = known[key]
         parts.append(replace(part, name=name))
         above = above or part.gradients > 0
-        shape, kind = part.shape, part.dtype
-    head = nn.ModuleList([twin.norm, twin.fc])
-
-    def loss(x: Tensor) -> Tensor:
-        logits = twin.head(x).float()
-        return F.cross_entropy(logits, torch.empty(len(x), dtype=torch.long, device="meta"), label_smoothing=0.1)
-
-    parts.append(_part("head", head, {"none": loss}, shape, kind, above))
-    tensors = [*twin.parameters(), *twin.buffers()]
+        if name != "head":
+            shape, kind = part.shape, part.dtype
+    with torch.no_grad():
+        logits = twin.head(torch.empty((2, *shape), dtype=kind, device="meta"))
+    images = 4 * twin.config.in_channels * size[0] * size[1]
+    held = 4, images + 8 + logits.nbytes / 2  # labels take 8 bytes each, the loss 4
     trained = sum(p.nbytes for p in twin.parameters() if p.requires_grad)
-    return StepCost(
-        tuple(parts), sum(t.nbytes for t in tensors), trained, (0, 4 * twin.config.in_channels * size[0] * size[1] + 8)
-    )
+    return StepCost(tuple(parts), sum(t.nbytes for t in (*twin.parameters(), *twin.buffers())), trained, held)
+
+
+class Piece(NamedTuple):
+    """A part's name, what holds its parameters, its forward pass in each mode; the head's ends in a loss."""
+
+    name: str
+    module: nn.Module
+    forwards: dict[str, Callable[[Tensor], Tensor]]
+
+
+def pieces(model: ResNet) -> Iterator[Piece]:
+    """A network's parts, in order."""
+    stem = nn.ModuleList([model.conv1, model.bn1, model.maxpool])
+    yield Piece("stem", stem, {mode: stem_forward(model, mode) for mode in ("none", "block")})
+    for info, stage in zip(model.feature_info, model.stages, strict=True):
+        for number, block in enumerate(stage):
+            forwards = {mode: block_forward(block, mode) for mode in ("none", "selective", "block")}
+            yield Piece(f"{info.name}.{number}", block, forwards)
+    yield Piece("head", nn.ModuleList([model.norm, model.fc]), {"none": partial(_loss, model)})
+
+
+def _loss(model: ResNet, x: Tensor) -> Tensor:
+    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    return F.cross_entropy(model.head(x).float(), labels, label_smoothing=0.1)
 
 
 def _part(
@@ -259,9 +289,16 @@ def _part(
         )
 
     modes = {mode: runs(forward, True)[1] for mode, forward in forwards.items() if above or trained or mode == "none"}
-    y, alone = runs(forwards["none"], False)
+    statistics: Statistics = {}
+
+    def first(x: Tensor) -> Tensor:
+        statistics.clear()
+        with norms_in_pass(module, None, statistics):
+            return forwards["none"](x)
+
+    y, alone = runs(first, False)
     gradients = sum(p.nbytes for p in module.parameters() if p.requires_grad)
-    return Part(name, tuple(y.shape[1:]), y.dtype, gradients, alone.kept, modes, alone)
+    return Part(name, tuple(y.shape[1:]), y.dtype, gradients, modes, alone)
 
 
 def _line(first: float, second: float) -> Affine:

@@ -39,7 +39,7 @@ _BY_OUTPUT = (nn.ReLU, nn.LeakyReLU, nn.ELU)
 # Autocast does not know the meta device; whoever plays its part there says so here.
 ON_META: ContextVar[torch.dtype | None] = ContextVar("autocast on the meta device", default=None)
 # Mean and 1 / standard deviation of the batch, for the norms of one pass that could say them.
-_Statistics = dict[_BatchNorm, tuple[Tensor, Tensor]]
+Statistics = dict[_BatchNorm, tuple[Tensor, Tensor]]
 
 
 class _Normalise(torch.autograd.Function):
@@ -72,7 +72,7 @@ class _Normalise(torch.autograd.Function):
         return dx, dweight, dbias, None, None, None, None
 
 
-def _norm(norm: _BatchNorm, known: _Statistics | None, found: _Statistics, x: Tensor) -> Tensor:
+def _norm(norm: _BatchNorm, known: Statistics | None, found: Statistics, x: Tensor) -> Tensor:
     """Batch norm in one pass of a segment: the first, where `known` is None, or a later one.
 
     A later pass leaves running statistics and counter alone.
@@ -98,7 +98,7 @@ def _norm(norm: _BatchNorm, known: _Statistics | None, found: _Statistics, x: Te
 
 
 @contextmanager
-def _norms_in_pass(module: nn.Module, known: _Statistics | None, found: _Statistics) -> Iterator[None]:
+def norms_in_pass(module: nn.Module, known: Statistics | None, found: Statistics) -> Iterator[None]:
     """Within the block the batch norms of `module` run as those of one pass do.
 
     Within a pass of an enclosing segment, what that knows is known here, and what is found here it finds as well.
@@ -121,13 +121,13 @@ def _norms_in_pass(module: nn.Module, known: _Statistics | None, found: _Statist
 def _again(module: nn.Module, run: Callable[..., _Result], *args: Tensor) -> _Result:
     """`run(*args)`, of which only the arguments are kept; `module` holds its norms and what draws random numbers."""
     draws = any(isinstance(m, Block) and m.drop is not None for m in module.modules())
-    statistics: _Statistics = {}
+    statistics: Statistics = {}
     result: _Result = checkpoint(
         run,
         *args,
         use_reentrant=False,
         preserve_rng_state=draws,
-        context_fn=lambda: (_norms_in_pass(module, None, statistics), _norms_in_pass(module, statistics, {})),
+        context_fn=lambda: (norms_in_pass(module, None, statistics), norms_in_pass(module, statistics, {})),
     )
     return result
 
@@ -335,12 +335,15 @@ def recompute(model: ResNet, mode: str | Sequence[str | Sequence[str]], *, stem:
 def check_ours(model: object) -> None:
     """Raise `ConfigError` for a model that is no `residuum.ResNet`."""
     if not isinstance(model, ResNet):
-        raise ConfigError(f"the model is a {type(model).__name__}; give a residuum.ResNet, unwrapped")
+        name = f"{type(model).__module__}.{type(model).__qualname__}"
+        raise ConfigError(f"the model is a {name}; give a residuum.ResNet, unwrapped")
 
 
 def _per_stage(mode: str | Sequence[str | Sequence[str]], model: ResNet) -> list[str | list[str]]:
     """`stage`, or the mode of each block, for each stage."""
     stages = model.stages
+    if not isinstance(mode, str | Sequence):
+        raise ConfigError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}, or a list of one for each stage")
     per_stage = [mode] * len(stages) if isinstance(mode, str) else list(mode)
     if len(per_stage) != len(stages):
         raise ConfigError(f"{len(per_stage)} modes are given for {len(stages)} stages; give one, or one per stage")

@@ -5,19 +5,21 @@ part at work needs. So the choice is a knapsack in which each part also has to f
 exactly, by going through the parts and holding on to every pair of bytes kept and time spent that no other beats.
 """
 
-import time
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from residuum.devices import pick_device
 from residuum.errors import ConfigError
 from residuum.memory.footprint import Affine, Footprint, Part, at, step_cost
 from residuum.memory.modes import recompute
+from residuum.memory.timing import Times, measure_times
 from residuum.nn.resnet import ResNet
 from residuum.sizes import parse_size, show_size
 
@@ -28,40 +30,24 @@ Modes = tuple[str | tuple[str, ...], ...]
 
 @dataclass(frozen=True)
 class Speed:
-    """What a machine does in a second: floating-point operations of convolutions, bytes read and written."""
+    """A machine that is not at hand, by what it does in a second: floating-point operations of convolutions, bytes
+    read and written.
+    """
 
     flops: float
     bytes: float
 
-    def seconds(self, footprint: Footprint, batch: int) -> float:
-        """Time of both passes of a part."""
-        return at(footprint.flops, batch) / self.flops + at(footprint.moved, batch) / self.bytes
+    def times(self, parts: Sequence[Part]) -> list[Times]:
+        """Of each part, were these all that counts."""
+
+        def line(footprint: Footprint) -> Affine:
+            work, moved = footprint.flops, footprint.moved
+            return work[0] / self.flops + moved[0] / self.bytes, work[1] / self.flops + moved[1] / self.bytes
+
+        return [{"first": line(p.alone), **{mode: line(found) for mode, found in p.modes.items()}} for p in parts]
 
 
-def probe_speed(device: torch.device, dtype: torch.dtype | None = None) -> Speed:
-    """Measured in a fraction of a second: a 3x3 convolution in autocast to `dtype`, and a sum of large tensors."""
-    # Constants, not random numbers: those are for training.
-    image = torch.full((16, 128, 28, 28), 0.5, device=device).to(memory_format=torch.channels_last)
-    weight = torch.full((128, 128, 3, 3), 0.5, device=device).to(memory_format=torch.channels_last)
-    large = torch.zeros(1 << 24, device=device)
-
-    def convolve() -> Tensor:
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
-            return torch.nn.functional.conv2d(image, weight, padding=1)
-
-    flops = 2 * image.numel() * 128 * 9
-    return Speed(flops / _fastest(convolve, device), 3 * large.nbytes / _fastest(lambda: large.add_(large), device))
-
-
-def _fastest(run: Callable[[], Tensor], device: torch.device) -> float:
-    best = float("inf")
-    for _ in range(8):
-        begin = time.perf_counter()
-        run()
-        if device.type != "cpu":
-            torch.accelerator.synchronize()
-        best = min(best, time.perf_counter() - begin)
-    return best
+_AT_ONCE = Speed(math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -123,7 +109,8 @@ class Plan:
 class Planner:
     """A network's training step, run once on the meta device; plans for any batch and budget follow from it.
 
-    `dtype` is autocast's, `optimizer` one of `OPTIMIZERS`; this machine's CPU is probed where no speed is given.
+    `dtype` is autocast's, `optimizer` one of `OPTIMIZERS`. Its parts are timed on `device` for a second or two, unless
+    the `speed` of a machine that is not at hand is given.
     """
 
     def __init__(
@@ -133,71 +120,82 @@ class Planner:
         size: tuple[int, int] = (224, 224),
         dtype: torch.dtype | None = None,
         optimizer: str = "sgd",
+        device: torch.device | str = "cpu",
         speed: Speed | None = None,
     ) -> None:
         if optimizer not in OPTIMIZERS:
             raise ConfigError(f"optimizer is {optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}")
         self.cost = step_cost(model, size, dtype)
         self.depths = [len(stage) for stage in model.stages]
+        self._plain: Modes = tuple(("none",) * depth for depth in self.depths)
         self.static = self.cost.fixed + OPTIMIZERS[optimizer] * self.cost.trained
-        self.speed = speed or probe_speed(torch.device("cpu"), dtype)
+        where = pick_device(device) if isinstance(device, str) else device
+        self._measure = partial(measure_times, model, self.cost.parts, size, dtype, where)
+        self._speed = speed
 
-    def steps(self, batch: int) -> Steps:
-        """The options for a batch."""
+    @cached_property
+    def times(self) -> list[Times]:
+        """Seconds of each part. Measured when first asked for: what fits does not depend on it."""
+        return self._measure() if self._speed is None else self._speed.times(self.cost.parts)
+
+    def steps(self, batch: int, *, timed: bool = True) -> Steps:
+        """The options for a batch; where they are not `timed` each takes no time."""
         if batch < 1:
             raise ConfigError(f"the batch is {batch}; it must be at least 1")
         parts = self.cost.parts
+        every = self.times if timed else _AT_ONCE.times(parts)
         after = np.cumsum([0, *(p.gradients for p in reversed(parts))])[::-1][1:]
         options = [
-            tuple(self._option(part, mode, batch, int(later)) for mode in part.modes)
-            for part, later in zip(parts, after, strict=True)
+            tuple(self._option(part, mode, times, batch, int(later)) for mode in part.modes)
+            for part, times, later in zip(parts, every, after, strict=True)
         ]
         stages, whole, place = [], [], 1
         for depth in self.depths:
             stages.append(tuple(options[place : place + depth]))
-            whole.append(self._whole(parts[place : place + depth], batch, int(after[place + depth - 1])))
+            inside = slice(place, place + depth)
+            whole.append(self._whole(parts[inside], every[inside], batch, int(after[place + depth - 1])))
             place += depth
-        fixed = self.static + round(at(self.cost.inputs, batch))
+        fixed = self.static + round(at(self.cost.held, batch))
         return Steps(options[0], tuple(stages), tuple(whole), options[-1][0], fixed)
 
-    def _option(self, part: Part, mode: str, batch: int, later: int) -> Option:
+    def _option(self, part: Part, mode: str, times: Times, batch: int, later: int) -> Option:
         found = part.modes[mode]
         need = max(_top(found.forward, batch), _top(found.backward, batch) + later)
-        return Option(mode, round(at(found.kept, batch)), need, self.speed.seconds(found, batch))
+        return Option(mode, round(at(found.kept, batch)), need, _seconds(times, mode, batch))
 
-    def _whole(self, parts: Sequence[Part], batch: int, later: int) -> Option | None:
+    def _whole(self, parts: Sequence[Part], times: Sequence[Times], batch: int, later: int) -> Option | None:
         """A stage that keeps its input alone: first run without keeping, then again with its blocks in mode `block`."""
         if any("block" not in part.modes for part in parts):
             return None
-        output = round(at(parts[-1].output, batch))
+        output = parts[-1].output(batch)
+        statistics = sum(round(at(part.alone.kept, batch)) - part.output(batch) for part in parts)
         before, need, seconds = 0, 0, 0.0
         coming = sum(part.gradients for part in parts) + later
-        for part in parts:
+        for part, mine in zip(parts, times, strict=True):
             inner = part.modes["block"]
             coming -= part.gradients
             again = before + max(_top(inner.forward, batch) + output + later, _top(inner.backward, batch) + coming)
-            need = max(need, again, _top(part.alone.forward, batch) + round(at(part.output, batch)))
+            need = max(need, again, _top(part.alone.forward, batch) + part.output(batch))
             before += round(at(inner.kept, batch))
-            seconds += self.speed.seconds(inner, batch) + self.speed.seconds(part.alone, batch)
-        return Option("stage", output, need, seconds)
+            seconds += _seconds(mine, "block", batch) + at(mine["first"], batch)
+        return Option("stage", output + statistics, need + statistics, seconds)
 
     def plan(self, batch: int, budget: int) -> Plan:
         """The fastest choice whose predicted peak is within `budget` bytes; raises `ConfigError` where none is."""
-        steps = self.steps(batch)
-        chosen = _solve(steps, budget - steps.fixed)
-        if chosen is None:
-            least = self.least(batch)
+        least = self.least(batch)
+        if least > budget:
             raise ConfigError(
-                f"a batch of {batch} does not fit {show_size(budget)}: recomputing the most takes {show_size(least)}; "
-                f"give that, or a smaller batch"
+                f"a batch of {batch} does not fit {show_size(budget)}: recomputing the most takes "
+                f"{show_size(least, enough=True)}; give that, or a smaller batch"
             )
-        return self.describe(batch, *chosen)
+        steps = self.steps(batch)
+        return self.describe(batch, *_solve(steps, budget - steps.fixed))
 
     def describe(self, batch: int, stem: str, modes: Modes) -> Plan:
         """The plan that these modes are."""
         steps = self.steps(batch)
         peak, seconds = evaluate(steps, stem, modes)
-        most, plain = evaluate(steps, "none", tuple(("none",) * depth for depth in self.depths))
+        most, plain = evaluate(steps, "none", self._plain)
         share = (peak - steps.fixed) / (most - steps.fixed)
         return Plan(batch, stem, modes, peak, seconds / plain, share)
 
@@ -208,8 +206,8 @@ class Planner:
 
     def least(self, batch: int) -> int:
         """Bytes of the least budget that can be met."""
-        steps = self.steps(batch)
-        low, high = 0, self.uniform(batch, "none").peak - steps.fixed
+        steps = self.steps(batch, timed=False)
+        low, high = 0, evaluate(steps, "none", self._plain)[0] - steps.fixed
         while low < high:
             middle = (low + high) // 2
             if _fits(steps, middle):
@@ -247,14 +245,23 @@ def plan(
     size: tuple[int, int] = (224, 224),
     dtype: torch.dtype | None = None,
     optimizer: str = "sgd",
+    device: torch.device | str = "cpu",
     speed: Speed | None = None,
 ) -> Plan:
     """The fastest modes for training `model` on batches of images of `size` within a budget such as "8GB".
 
-    `dtype` is autocast's. The budget is for the tensors of a step: see `Plan`. Raises `ConfigError` for a budget that
-    is no size or too small, which says the least that would do, and for a model that is not ours.
+    `dtype` is autocast's, `device` the one that is timed. The budget is for the tensors of a step: see `Plan`. Raises
+    `ConfigError` for a budget that is no size or too small, which says the least that would do, and for a model that is
+    not ours.
     """
-    return Planner(model, size=size, dtype=dtype, optimizer=optimizer, speed=speed).plan(batch, parse_size(budget))
+    room = parse_size(budget)
+    planner = Planner(model, size=size, dtype=dtype, optimizer=optimizer, device=device, speed=speed)
+    return planner.plan(batch, room)
+
+
+def _seconds(times: Times, mode: str, batch: int) -> float:
+    """Of both passes. Nothing is faster than recomputing nothing, whatever the clock said."""
+    return max(at(times[mode], batch), at(times["none"], batch))
 
 
 def _top(lines: tuple[Affine, ...], batch: int) -> int:
@@ -311,8 +318,8 @@ class _Front:
         self.kept, self.seconds, self.last = kept[chosen], seconds[chosen], last[chosen]
 
 
-def _solve(steps: Steps, room: int) -> tuple[str, Modes] | None:
-    """Modes of stem and stages with the least time that need no more than `room`, or None."""
+def _solve(steps: Steps, room: int) -> tuple[str, Modes]:
+    """Modes of stem and stages with the least time that need no more than `room`, which some do."""
     parents: list[np.ndarray] = [np.array([-1])]
     labels: list[str] = [""]  # of each step's decisions
     owner: list[np.ndarray] = [np.array([0])]
@@ -344,8 +351,6 @@ def _solve(steps: Steps, room: int) -> tuple[str, Modes] | None:
                 *(np.concatenate([getattr(front, n), getattr(other, n)]) for n in ("kept", "seconds", "last"))
             )
     front = through(front, [steps.head])
-    if not len(front.kept):
-        return None
     parent, label = np.concatenate(parents), np.concatenate(owner)
     at_node, chosen = int(parent[front.last[int(front.seconds.argmin())]]), []
     while at_node > 0:

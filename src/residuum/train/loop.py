@@ -21,7 +21,7 @@ from residuum.data.facts import Facts
 from residuum.data.sources import Source, open_source
 from residuum.devices import free_memory, held_memory, keep_freed_memory, pick_device, probe_bf16
 from residuum.errors import ConfigError, DataError, DivergedError, RunError, WeightsError, first_line
-from residuum.memory.plan import Plan, Planner, probe_speed
+from residuum.memory.plan import Plan, Planner
 from residuum.nn.resnet import ResNet
 from residuum.sizes import parse_size, show_size
 from residuum.train.progress import Reporter
@@ -129,14 +129,14 @@ class Session:
             size=self.source.preprocessing.size,
             dtype=dtype,
             optimizer="sgd" if recipe.momentum else "none",
-            speed=probe_speed(device, dtype),
+            device=device,
         )
         least = planner.least(recipe.batch_size)
         if least > budget - held:
             raise ConfigError(
                 f"a batch of {recipe.batch_size} does not fit {show_size(budget)}: {show_size(held)} are taken before "
                 f"the first step, and recomputing the most takes {show_size(least)} more; "
-                f"give {show_size(least + held)} or a smaller --batch-size"
+                f"give {show_size(least + held, enough=True)} or a smaller --batch-size"
             )
         plan = planner.plan(recipe.batch_size, budget - held)
         plan.apply(self.model)
