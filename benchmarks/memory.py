@@ -18,10 +18,10 @@ import torch
 import torchvision
 from rich.console import Console
 from rich.table import Table
-from throughput import machine
 from torch import nn
 
 import residuum
+from residuum.bench.machine import describe
 from residuum.devices import keep_freed_memory
 from residuum.memory import MODES, Live, recompute
 from residuum.summary import usual_size
@@ -86,7 +86,7 @@ def main() -> None:
     for pipe, process in zip(pipes, processes, strict=True):
         pipe.send(False)
         process.join()
-    table = Table("contender", title=f"{options.model}, batch {options.batch}: {machine()}", title_justify="left")
+    table = Table("contender", title=f"{options.model}, batch {options.batch}: {describe('cpu')}", title_justify="left")
     for heading in ("peak, MiB", "of rival's", "resident growth, MiB", "images/s", "of rival's", "quartiles"):
         table.add_column(heading, justify="right")
     for contender, (peak, grown), mine in zip(contenders, sizes, times, strict=True):

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from throughput import machine
 from torch import nn
 
 import residuum
+from residuum.bench.machine import describe
 from residuum.devices import keep_freed_memory
 from residuum.memory import MODES, Live, Plan, Planner
 from residuum.summary import usual_size
@@ -96,7 +96,7 @@ def main() -> None:
             plans[i].apply(step.model)
             step.passes()
             times[i].append(step.seconds())
-    title = f"{options.model}, batch {options.batch}, planned in {took:.1f} s: {machine()}"
+    title = f"{options.model}, batch {options.batch}, planned in {took:.1f} s: {describe('cpu')}"
     table = Table("plan", title=title, title_justify="left")
     for heading in ("peak: predicted, MB", "measured, MB", "slowdown: predicted", "measured", "quartiles"):
         table.add_column(heading, justify="right")
