@@ -191,7 +191,7 @@ def test_what_cannot_be_is_refused_in_a_sentence():
     model = network(**SMALL)
     net = optimize_for_inference(model, precision="fp32")
     wrong = [
-        (ConfigError, "the model is a Linear", lambda: optimize_for_inference(nn.Linear(1, 1))),
+        (ConfigError, "the model is a torch.nn.modules.linear.Linear", lambda: optimize_for_inference(nn.Linear(1, 1))),
         (ConfigError, "must be one of auto, fp32, bf16, fp16", lambda: optimize_for_inference(model, precision="int8")),
         (ConfigError, "compile is 'fast'", lambda: optimize_for_inference(model, compile="fast")),
         (ConfigError, "both given", lambda: optimize_for_inference(model, compile=True, export=(32, 32))),
