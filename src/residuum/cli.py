@@ -126,7 +126,7 @@ class Bench:
     # times that all get ready anew, at least 2
     sittings: int = 3
     # turns that each takes in a sitting
-    rounds: int = 3
+    rounds: int = 2
     # cpu, cuda, ...; auto is the accelerator if there is one
     device: str = "auto"
     # of the CPU; torch's choice where 0

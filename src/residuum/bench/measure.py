@@ -25,7 +25,8 @@ from residuum.errors import BenchError, first_line
 from residuum.memory import Live
 from residuum.presets import preset
 
-TURN = 0.4  # seconds that a turn takes about; a longer step is timed by itself
+TURN = 0.4  # seconds that a turn takes about; a step of more than half of that is timed by itself
+FETCHED = 1.0  # seconds of a step, beyond which fetching what others pushed out of the caches no longer counts
 Prepare = Callable[[str, Cell], Step]
 Say = Callable[[str], None]
 
@@ -39,13 +40,14 @@ def _serve(pipe: Connection, threads: int, prepare: Prepare) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
     torch.set_num_threads(threads)
     step: Step | None = None
+    seconds = 0.0  # that a step takes about
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             asked = pipe.recv()
             try:
-                if isinstance(asked, int):
+                if asked is None:
                     assert step is not None, "a turn was asked for before the worker was ready"
-                    pipe.send(_turn(step, asked))
+                    pipe.send(_turn(step, seconds))
                     continue
                 step = None
                 gc.collect()
@@ -54,18 +56,20 @@ def _serve(pipe: Connection, threads: int, prepare: Prepare) -> None:
                 memory = _memory(step, cell) if first else (None, None)
                 begin = time.perf_counter()
                 step.run()
-                pipe.send(Ready(step.precision, time.perf_counter() - begin, *memory))
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                seconds = time.perf_counter() - begin
+                pipe.send(Ready(step.precision, *memory))
             except Exception as error:
                 pipe.send(ContenderError(f"{type(error).__name__}: {first_line(error)}"))
 
 
 class Ready(NamedTuple):
-    """What a worker says when it is ready: its precision, about how long a step takes, and the first time its memory:
-    peak bytes of a step's tensors, and by how much the first step made the process grow.
+    """What a worker says when it is ready: its precision, and the first time its memory: peak bytes of a step's
+    tensors, and by how much the first step made the process grow.
     """
 
     precision: Precision
-    seconds: float
     peak: int | None
     grown: int | None
 
@@ -103,9 +107,10 @@ def _resident(*, at_most: bool) -> int | None:
     return int(line.split()[1]) * 1024 if line else None
 
 
-def _turn(step: Step, steps: int) -> float:
-    """Seconds of a step. Where there are several, one before them fetches what others pushed out of the caches."""
-    if steps > 1:
+def _turn(step: Step, seconds: float) -> float:
+    """Seconds of a step, known to be about `seconds`. One before it fetches what others pushed out of the caches."""
+    steps = max(1, min(50, math.ceil(TURN / seconds))) if seconds < TURN / 2 else 1
+    if seconds < FETCHED:
         step.run()
     if torch.cuda.is_available():
         cuda: Any = torch.cuda
@@ -208,8 +213,7 @@ def measure(
                 taken.append([])
         for number in range(rounds):
             for name in times if number % 2 else reversed(times):
-                steps = _steps(ready[name].seconds) if name in ready else 1
-                seconds = ask(name, steps, f"round {number + 1} of {rounds}, sitting {sitting + 1} of {sittings}")
+                seconds = ask(name, None, f"round {number + 1} of {rounds}, sitting {sitting + 1} of {sittings}")
                 if seconds is not None:
                     times[name][-1].append(seconds)
     for name in REFERENCES:
@@ -230,11 +234,6 @@ def measure(
     side = matrix_side(torch.device(cell.device).type)
     references = {str(precision): all_times(name) for name, precision in REFERENCES.items()}
     return CellResult(str(cell), settings, step_flops(cell), rows, references, 2 * side**3)
-
-
-def _steps(seconds: float) -> int:
-    """Steps of a turn."""
-    return max(1, min(50, math.ceil(TURN / seconds))) if seconds < TURN / 2 else 1
 
 
 def step_flops(cell: Cell) -> int:
