@@ -282,7 +282,7 @@ def run_plan(command: Plan, console: Console) -> int:
         raise ConfigError(f"size is {size} and batch_size {command.batch_size}; both must be positive")
     import torch
 
-    from residuum.devices import free_memory, keep_freed_memory, pick_device
+    from residuum.devices import free_memory, pick_device, set_up
     from residuum.memory.plan import Planner
     from residuum.memory.report import draw_frontier, print_plan
     from residuum.nn.resnet import ResNet
@@ -292,7 +292,7 @@ def run_plan(command: Plan, console: Console) -> int:
     dtype = torch.bfloat16 if command.precision == "bf16" else None
     with torch.device("meta"):
         model = ResNet(command.model).to(memory_format=torch.channels_last)
-    keep_freed_memory()  # as training does, so that it is timed as it runs
+    set_up(device)  # as training does, so that it is timed as it runs
     planner = Planner(model, size=size, dtype=dtype, optimizer=command.optimizer, device=device)
     plan = planner.plan(command.batch_size, budget)
     print_plan(console, planner, plan, command.preset, budget)

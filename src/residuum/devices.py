@@ -69,6 +69,21 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, never)
 
 
+def set_up(device: torch.device) -> None:
+    """Settings of this process that training on a device wants."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True  # the same seed gives the same weights
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, read once the device has done what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on an accelerator; without one, what this process holds and may still take."""
     if device.type == "cuda":

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self, TypeGuard, cast, get_args, overload
 
@@ -13,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from residuum.devices import probe_bf16
 from residuum.errors import ConfigError, DataError, DeviceError
 from residuum.memory.modes import check_ours
-from residuum.nn.blocks import Block, EfficientChannelAttention, SqueezeExcite, StandardizedConv2d
+from residuum.nn.blocks import Block, EfficientChannelAttention, SqueezeExcite, StandardizedConv2d, StochasticDepth
 from residuum.nn.resnet import FeatureInfo, ResNet
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -29,7 +30,7 @@ _EPILOGUES: dict[type[nn.Module], Callable[[Any], tuple[str, list[float], str]]]
 }
 SHAPES_KEPT = 2  # of inputs for which weights stay laid out: a batch, and what is left over at the end
 _ACTIVATIONS = (*_EPILOGUES, nn.ELU, nn.Mish)
-_NOTHING = (nn.Identity, nn.Dropout)
+_NOTHING = (nn.Identity, nn.Dropout, StochasticDepth)  # in evaluation
 
 
 class FoldedConv(nn.Module):
@@ -138,15 +139,9 @@ class FoldedBlock(nn.Module):
 
     def __init__(self, block: Block, fold: "Fold") -> None:
         super().__init__()
-        part, last = functools.partial(getattr, block), block.length
-        layers: list[nn.Module | None] = [part("conv1")]
-        for i in range(2, last + 1):  # as Block.between has it
-            k = i if block.preact else i - 1
-            filtered = block.aa if block.filter_after == i - 1 else None
-            layers += [part(f"bn{k}"), part(f"act{k}"), filtered, part(f"conv{i}")]
+        layers = [getattr(block, name) for name in itertools.chain(*block.segments)]
         gated = block.se if isinstance(block.se, SqueezeExcite | EfficientChannelAttention) else None
-        layers += [None if block.preact else part(f"bn{last}"), block.se if gated is None else None]
-        branch = fold.layers(layers)
+        branch = fold.layers(layer for layer in layers if layer is not gated)  # a None among them is nothing
         self.enter = _row(fold.layers([block.bn1, block.act1] if block.preact else []))
         self.shortcut = _row(fold.layers([block.downsample]))
         self.end: FoldedConv | FusedConv | Sum = Sum()
@@ -155,7 +150,7 @@ class FoldedBlock(nn.Module):
         elif isinstance(branch[-1], FoldedConv | FusedConv):
             self.end = branch.pop()  # type: ignore[assignment]
         self.branch = _row(branch)
-        self.end.end_in(None if block.preact else copy.deepcopy(part(f"act{last}")))
+        self.end.end_in(None if block.preact else copy.deepcopy(getattr(block, f"act{block.length}")))
 
     def forward(self, x: Tensor) -> Tensor:
         h = x if self.enter is None else self.enter(x)

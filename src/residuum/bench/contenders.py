@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from residuum.errors import BenchError, nearest
+from residuum.memory import recompute
+from residuum.nn.resnet import create
+from residuum.optimize import optimize_for_inference
 from residuum.presets import PRESETS, preset
 
 Task = Literal["train", "infer"]
@@ -32,7 +35,6 @@ PACKAGES = {
     "timm": "timm",
     "transformers": "transformers",
 }
-USUAL = (_BRUTE_FORCE, "residuum", OUT_OF_THE_BOX, "torchvision", "timm", "transformers")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def check_contenders(names: tuple[str, ...]) -> None:
 
 def usual_contenders() -> tuple[str, ...]:
     """Those that take part unless others are named: what is installed."""
-    return tuple(name for name in USUAL if _installed(name))
+    return tuple(name for name in PACKAGES if name not in _RECOMPUTING and _installed(name))
 
 
 def _installed(name: str) -> bool:
@@ -90,17 +92,18 @@ def _installed(name: str) -> bool:
 
 def absent(name: str, cell: Cell) -> str | None:
     """Why a contender has no part in a cell, or None where it has."""
-    there = {
-        _BRUTE_FORCE: lambda: cell.model == "resnet50",
-        "torchvision": lambda: _in_torchvision(cell.model),
-        "timm": lambda: _in_timm(cell.model),
-        "transformers": lambda: _in_transformers(cell.model),
-    }.get(name)
-    if there is not None and not there():
+    library = _LIBRARIES.get(name.partition(":")[0])
+    if library is not None and not library.has(cell.model):
         return f"{name} has no {cell.model}"
     if name in _RECOMPUTING and (cell.task == "infer" or cell.mode == "compiled"):
         return f"{name} differs from residuum in eager training only"
     return None
+
+
+def build(name: str, model: str) -> nn.Module:
+    """The contender's own network, with its own initial weights: (N, C, H, W) -> (N, num_classes)."""
+    network = _LIBRARIES[name.partition(":")[0]].build(model)
+    return recompute(network, _RECOMPUTING[name]) if name in _RECOMPUTING else network  # type: ignore[arg-type]
 
 
 def _in_torchvision(model: str) -> bool:
@@ -119,23 +122,6 @@ def _in_transformers(model: str) -> bool:
     config = PRESETS[model]
     same = {f: getattr(config, f) for f in ("depths", "block", "num_classes")}
     return config == PRESETS["resnet50"].replace(**same)
-
-
-def build(name: str, model: str) -> nn.Module:
-    """The contender's own network, with its own initial weights: (N, C, H, W) -> (N, num_classes)."""
-    if name.partition(":")[0] == "residuum":
-        import residuum
-        from residuum.memory import recompute
-
-        network = residuum.create(model)
-        return recompute(network, _RECOMPUTING[name]) if name in _RECOMPUTING else network
-    builders: dict[str, Callable[[str], nn.Module]] = {
-        _BRUTE_FORCE: _brute_force,
-        "torchvision": _torchvision,
-        "timm": _timm,
-        "transformers": _transformers,
-    }
-    return builders[name](model)
 
 
 def _brute_force(model: str) -> nn.Module:
@@ -178,6 +164,23 @@ def _transformers(model: str) -> nn.Module:
         "num_labels": config.num_classes,
     }
     return _Logits(ResNetForImageClassification(ResNetConfig(**fields)))
+
+
+@dataclass(frozen=True)
+class _Library:
+    """Whether it has a preset's network, and that network."""
+
+    has: Callable[[str], bool]
+    build: Callable[[str], nn.Module]
+
+
+_LIBRARIES = {
+    _BRUTE_FORCE: _Library(lambda model: model == "resnet50", _brute_force),
+    "residuum": _Library(lambda model: model in PRESETS, create),
+    "torchvision": _Library(_in_torchvision, _torchvision),
+    "timm": _Library(_in_timm, _timm),
+    "transformers": _Library(_in_transformers, _transformers),
+}
 
 
 def prepare(name: str, cell: Cell) -> Step:
@@ -262,8 +265,8 @@ def matrix_side(kind: str) -> int:
 def _trainer(cell: Cell, device: torch.device) -> Step:
     """The very step of `residuum train`, augmentation included."""
     from residuum.data.sources import Part, Preprocessing, Source
-    from residuum.devices import probe_bf16
-    from residuum.train.loop import Session, set_up
+    from residuum.devices import probe_bf16, set_up
+    from residuum.train.loop import Session
     from residuum.train.recipe import Recipe
 
     set_up(device)
@@ -307,9 +310,7 @@ def _trainer(cell: Cell, device: torch.device) -> Step:
 
 def _predictor(cell: Cell, device: torch.device) -> Step:
     """The network as `residuum predict` runs it."""
-    import residuum
-
-    model = residuum.optimize_for_inference(residuum.create(cell.model).to(device))
+    model = optimize_for_inference(create(cell.model).to(device))
     images = _images(cell, device)
 
     def infer() -> None:

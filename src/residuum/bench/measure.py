@@ -10,7 +10,6 @@ import gc
 import math
 import multiprocessing
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,8 +18,9 @@ from typing import Any, NamedTuple
 import torch
 
 from residuum.bench.contenders import REFERENCES, Cell, Precision, Step, absent, matrix_side, prepare
-from residuum.bench.results import CellResult, Row
+from residuum.bench.results import CellResult, Row, sittings_of
 from residuum.cost import cost
+from residuum.devices import held_memory, now
 from residuum.errors import BenchError, first_line
 from residuum.memory import Live
 from residuum.presets import preset
@@ -40,25 +40,24 @@ def _serve(pipe: Connection, threads: int, prepare: Prepare) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
     torch.set_num_threads(threads)
     step: Step | None = None
-    seconds = 0.0  # that a step takes about
+    seconds, device = 0.0, torch.device("cpu")  # that a step takes about, and where
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             asked = pipe.recv()
             try:
                 if asked is None:
                     assert step is not None, "a turn was asked for before the worker was ready"
-                    pipe.send(_turn(step, seconds))
+                    pipe.send(_turn(step, seconds, device))
                     continue
                 step = None
                 gc.collect()
                 name, cell, first = asked
                 step = prepare(name, cell)
                 memory = _memory(step, cell) if first else (None, None)
-                begin = time.perf_counter()
+                device = torch.device(cell.device)
+                begin = now(device)
                 step.run()
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                seconds = time.perf_counter() - begin
+                seconds = now(device) - begin
                 pipe.send(Ready(step.precision, *memory))
             except Exception as error:
                 pipe.send(ContenderError(f"{type(error).__name__}: {first_line(error)}"))
@@ -76,12 +75,12 @@ class Ready(NamedTuple):
 
 def _memory(step: Step, cell: Cell) -> tuple[int | None, int | None]:
     """Peak and growth, as in `Ready`, which two steps take."""
-    before = _resident(at_most=False)
+    before = held_memory(torch.device("cpu"))
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the most so far starts anew
     step.run()
-    most = _resident(at_most=True)
-    grown = most - before if most is not None and before is not None and cell.device == "cpu" else None
+    most = _most_resident()
+    grown = most - before if most is not None and cell.device == "cpu" else None
     if cell.device.startswith("cuda") and cell.mode != "graph":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -97,35 +96,32 @@ def _memory(step: Step, cell: Cell) -> tuple[int | None, int | None]:
     return live.peak, grown
 
 
-def _resident(*, at_most: bool) -> int | None:
-    """Bytes of this process in memory, now or at most, where the system tells."""
+def _most_resident() -> int | None:
+    """Bytes of this process in memory at most, where the system tells."""
     status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    field = "VmHWM" if at_most else "VmRSS"
-    line = next((line for line in status.read_text().splitlines() if line.startswith(field)), None)
-    return int(line.split()[1]) * 1024 if line else None
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
 
 
-def _turn(step: Step, seconds: float) -> float:
+def _turn(step: Step, seconds: float, device: torch.device) -> float:
     """Seconds of a step, known to be about `seconds`. One before it fetches what others pushed out of the caches."""
     steps = max(1, min(50, math.ceil(TURN / seconds))) if seconds < TURN / 2 else 1
     if seconds < FETCHED:
         step.run()
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         cuda: Any = torch.cuda
-        begin, end = (cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        begin.record()
+        first, last = (cuda.Event(enable_timing=True) for _ in range(2))
+        cuda.synchronize()
+        first.record()
         for _ in range(steps):
             step.run()
-        end.record()
-        torch.cuda.synchronize()
-        return float(begin.elapsed_time(end)) / 1000 / steps
-    start = time.perf_counter()
+        last.record()
+        cuda.synchronize()
+        return float(first.elapsed_time(last)) / 1000 / steps
+    begin = now(device)
     for _ in range(steps):
         step.run()
-    return (time.perf_counter() - start) / steps
+    return (now(device) - begin) / steps
 
 
 class _Worker:
@@ -220,19 +216,16 @@ def measure(
         if name in errors:
             raise BenchError(f"the matrix product failed: {errors[name]}")
 
-    def all_times(name: str) -> tuple[tuple[float, ...], ...]:
-        return tuple(tuple(sitting) for sitting in times[name])
-
     rows = tuple(
         Row(name, (), error=errors[name])
         if name in errors
-        else Row(name, all_times(name), ready[name].precision, ready[name].peak, ready[name].grown)
+        else Row(name, sittings_of(times[name]), ready[name].precision, ready[name].peak, ready[name].grown)
         for name in names
     )
     fields = ("model", "task", "precision", "layout", "mode", "batch", "device")
     settings = {name: getattr(cell, name) for name in fields} | {"size": list(cell.size)}
     side = matrix_side(torch.device(cell.device).type)
-    references = {str(precision): all_times(name) for name, precision in REFERENCES.items()}
+    references = {str(precision): sittings_of(times[name]) for name, precision in REFERENCES.items()}
     return CellResult(str(cell), settings, step_flops(cell), rows, references, 2 * side**3)
 
 

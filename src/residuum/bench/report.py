@@ -156,7 +156,7 @@ def print_sheet(console: Console, sheet: Sheet) -> None:
         table.add_row(*(_styled(row[place]) for place in shown))
     console.print(table)
     if sheet.note:
-        console.print(sheet.note, style="dim", highlight=False)
+        console.print(sheet.note, style="dim", highlight=False, markup=False)
     console.print()
 
 
@@ -272,16 +272,24 @@ def _axes(axes: Any, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _speed_chart(report: Report) -> Any:
-    """Speed over the baseline's, a panel for each cell, with the interval."""
+def _panels(count: int, height: float, alone: float) -> tuple[Any, list[Any]]:
+    """A figure, and axes for so many panels of a height in inches, two in a row or one of a width."""
     from matplotlib.figure import Figure
 
-    columns = min(2, len(report.cells))
-    lines = -(-len(report.cells) // columns)
+    columns = min(2, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(10 if columns > 1 else alone, rows * height), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    return figure, panels[:count]
+
+
+def _speed_chart(report: Report) -> Any:
+    """Speed over the baseline's, a panel for each cell, with the interval."""
     most = max(len(cell.rows) for cell in report.cells)
-    figure = Figure(figsize=(10, lines * (0.8 + 0.27 * most)), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes, cell in zip(panels, report.cells, strict=False):
+    figure, panels = _panels(len(report.cells), 0.8 + 0.27 * most, alone=10)
+    for axes, cell in zip(panels, report.cells, strict=True):
         shown = [(row, cell.ratio(row, report.baseline)) for row in reversed(cell.measured())]
         values = [ratio.value if ratio else 1.0 for _, ratio in shown]
         axes.barh([row.contender for row, _ in shown], values, color=[_colour(row.contender) for row, _ in shown])
@@ -294,8 +302,6 @@ def _speed_chart(report: Report) -> Any:
         axes.set_xlim(0, 1.3 * max([*values, 1.0]))
         axes.set_xlabel(f"speed, {report.baseline}'s is 1", fontsize=8)
         _axes(axes, cell.name)
-    for axes in panels[len(report.cells) :]:
-        axes.set_visible(False)
     return figure
 
 
@@ -305,14 +311,9 @@ def _trained(report: Report) -> list[CellResult]:
 
 def _frontier_chart(report: Report) -> Any:
     """Images/s against peak memory, a panel for each training cell: up and to the left is better."""
-    from matplotlib.figure import Figure
-
     cells = _trained(report)
-    columns = min(2, len(cells))
-    lines = -(-len(cells) // columns)
-    figure = Figure(figsize=(10 if columns > 1 else 6, 3.4 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes, cell in zip(panels, cells, strict=False):
+    figure, panels = _panels(len(cells), 3.4, alone=6)
+    for axes, cell in zip(panels, cells, strict=True):
         for row in cell.measured():
             if row.peak is not None:
                 axes.scatter(row.peak / 2**20, cell.speed(row), color=_colour(row.contender), s=42)
@@ -324,8 +325,6 @@ def _frontier_chart(report: Report) -> Any:
         axes.set_ylim(0, 1.2 * max(cell.speed(row) for row in cell.measured()))
         axes.grid(alpha=0.25)
         _axes(axes, cell.name)
-    for axes in panels[len(cells) :]:
-        axes.set_visible(False)
     return figure
 
 

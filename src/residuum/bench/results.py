@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,13 +12,17 @@ from typing import Any
 
 from residuum.bench.lines import LineCount
 from residuum.bench.statistics import Ratio, paired, unpaired
-from residuum.errors import BenchError
+from residuum.errors import BenchError, ConfigError
+from residuum.fields import parse_json
 from residuum.files import write_text
 
 FORMAT = 1  # of the JSON; raised when an older package could not read it
+Sittings = tuple[tuple[float, ...], ...]  # seconds of a step, by sitting and round
 
 
-Sittings = tuple[tuple[float, ...], ...]
+def sittings_of(times: Sequence[Sequence[float]]) -> Sittings:
+    """The same times, unchanging."""
+    return tuple(tuple(sitting) for sitting in times)
 
 
 @dataclass(frozen=True)
@@ -122,13 +126,13 @@ class Report:
     def from_json(cls, text: str) -> "Report":
         """The inverse of `to_json`; raises `BenchError`."""
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             if values.pop("residuum bench") != FORMAT:
                 raise BenchError("it was written by another version of residuum")
             cells = tuple(_cell(cell) for cell in values.pop("cells"))
             lines = tuple(Lines(LineCount(**line["count"]), line["changes"]) for line in values.pop("lines"))
             return cls(**values, cells=cells, lines=lines)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ConfigError, KeyError, TypeError, AttributeError) as error:
             raise BenchError(f"it is no report of 'residuum bench' ({error!r})") from None
 
     def save(self, path: Path) -> None:
@@ -146,13 +150,9 @@ class Report:
             raise BenchError(f"{path} cannot be compared: {error}") from None
 
 
-def _sittings(times: list[list[float]]) -> Sittings:
-    return tuple(tuple(map(float, sitting)) for sitting in times)
-
-
 def _cell(values: dict[str, Any]) -> CellResult:
-    rows = tuple(Row(**row | {"times": _sittings(row["times"])}) for row in values.pop("rows"))
-    references = {precision: _sittings(times) for precision, times in values.pop("references").items()}
+    rows = tuple(Row(**row | {"times": sittings_of(row["times"])}) for row in values.pop("rows"))
+    references = {precision: sittings_of(times) for precision, times in values.pop("references").items()}
     return CellResult(**values, rows=rows, references=references)
 
 
@@ -185,18 +185,14 @@ def compare(first: Report, second: Report) -> Iterator[Difference]:
     before = {cell.name: cell for cell in first.cells}
     found = False
     for cell in second.cells:
-        old = before.get(cell.name)
-        for row in cell.measured() if old else []:
-            other = old.row(row.contender) if old else None
-            if old is not None and other is not None:
-                found = True
-                yield Difference(
-                    cell.name,
-                    row.contender,
-                    old.speed(other),
-                    cell.speed(row),
-                    unpaired(row.times, other.times),
-                    unpaired(cell.references[row.precision], old.references[row.precision]),
-                )
+        if (old := before.get(cell.name)) is None:
+            continue
+        for row in cell.measured():
+            if (other := old.row(row.contender)) is None:
+                continue
+            found = True
+            ratio = unpaired(row.times, other.times)
+            machine = unpaired(cell.references[row.precision], old.references[row.precision])
+            yield Difference(cell.name, row.contender, old.speed(other), cell.speed(row), ratio, machine)
     if not found:
         raise BenchError("the two reports have no cell and contender in common; measure the same with both")

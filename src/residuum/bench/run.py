@@ -1,7 +1,7 @@
 """`residuum bench`: from its flags to a report, cell by cell; what is finished is saved before the next begins."""
 
-import contextlib
 import datetime
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
@@ -114,8 +114,8 @@ def bench(
     parts = taking_part(cells, contenders)
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     report = Report(describe(cells[0].device), command, date, baseline)
-    save_report(report, out)
     try:
+        save_report(report, out)
         report = replace(report, lines=lines_of(contenders))
         for result in _measured(cells, parts, contenders, sittings, rounds, console):
             report = replace(report, cells=(*report.cells, result))
@@ -124,10 +124,7 @@ def bench(
         if report.cells:
             console.print(f"what was finished is in {out}", highlight=False, soft_wrap=True)
         else:
-            for file in out.iterdir():
-                file.unlink()
-            with contextlib.suppress(OSError):
-                out.rmdir()
+            shutil.rmtree(out, ignore_errors=True)
         raise
     print_report(console, report)
     console.print(f"written: {out}/report.html, report.md, report.json", highlight=False, soft_wrap=True)

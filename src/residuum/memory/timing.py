@@ -4,13 +4,13 @@ What a convolution reaches depends on its shape and on the processor, and recomp
 is worked out: the network's own parts are run, each kind once, on a few images.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from residuum.devices import now
 from residuum.memory.footprint import Affine, Part, on_meta, pieces
 from residuum.nn.resnet import ResNet
 
@@ -91,19 +91,13 @@ def _run(
     x.grad = None
     for p in module.parameters():
         p.grad = None
-    begin = _now(x.device)
+    begin = now(x.device)
     with torch.autocast(x.device.type, dtype, enabled=dtype is not None, cache_enabled=False):
         y = forward(x)
-    first = _now(x.device) - begin
+    first = now(x.device) - begin
     if not y.requires_grad:
         return first, first
     gradient = torch.ones_like(y)
-    begin = _now(x.device)
+    begin = now(x.device)
     y.backward(gradient)  # type: ignore[no-untyped-call]
-    return first, first + _now(x.device) - begin
-
-
-def _now(device: torch.device) -> float:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter()
+    return first, first + now(x.device) - begin

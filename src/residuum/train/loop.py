@@ -19,7 +19,7 @@ from torch import Tensor
 from residuum.data.batches import Augmentation, Batches, make_batches
 from residuum.data.facts import Facts
 from residuum.data.sources import Source, open_source
-from residuum.devices import free_memory, held_memory, keep_freed_memory, pick_device, probe_bf16
+from residuum.devices import free_memory, held_memory, pick_device, probe_bf16, set_up
 from residuum.errors import ConfigError, DataError, DivergedError, RunError, WeightsError, first_line
 from residuum.memory.plan import Plan, Planner
 from residuum.nn.resnet import ResNet
@@ -274,14 +274,6 @@ def resume(run: Run, recipe: Recipe, facts: Facts, root: Path, reporter: Reporte
         raise RunError(f"{run.path} is complete: all {recipe.epochs} epochs are done, there is nothing to resume")
     reporter.begin(recipe, session, run, "as before")
     return _train(run, session, reporter)
-
-
-def set_up(device: torch.device) -> None:
-    """Settings of this process that training on a device wants."""
-    if device.type == "cpu":
-        keep_freed_memory()
-    if device.type == "cuda":
-        torch.backends.cudnn.deterministic = True  # the same seed gives the same weights
 
 
 def _session(recipe: Recipe, facts: Facts, root: Path, device: torch.device) -> Session:
