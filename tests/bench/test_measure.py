@@ -1,5 +1,8 @@
 """Measuring with real processes: what is equal comes out equal, what is slowed is found, what fails is named."""
 
+import os
+import signal
+
 import pytest
 
 from residuum.bench.contenders import Cell
@@ -49,6 +52,15 @@ def test_one_that_fails_or_dies_is_left_out_with_the_reason_and_is_there_again_f
             ]
             assert [row.contender for row in result.measured()] == ["same"]
             assert sum(map(len, result.row("same").times)) == 6
+
+
+def test_ctrl_c_is_not_for_the_workers_not_even_while_they_start():
+    with crew(("same",), 1, prepare) as workers:
+        for worker in workers.values():
+            os.kill(worker.process.pid, signal.SIGINT)
+        assert measure(CELL, ("same",), workers, 2, 3).row("same") is not None
+        assert all(worker.process.is_alive() for worker in workers.values())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_training_step_of_resnet50_takes_three_times_its_forward_pass_less_the_gradient_of_the_images():

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from residuum.bench.changes import CHANGES
 from residuum.bench.lines import LineCount
-from residuum.bench.report import comparison, in_words, markdown, page, print_report, sheets
+from residuum.bench.report import _frontier_chart, comparison, in_words, markdown, page, print_report, sheets
 from residuum.bench.results import CellResult, Lines, Report, Row, compare
 from residuum.errors import BenchError
 
@@ -120,6 +120,15 @@ def test_the_page_needs_nothing_else_and_is_not_fooled_by_names():
 
 def test_the_page_of_a_report_of_lines_alone_has_its_chart():
     assert page(report()).count("<svg") == 1
+
+
+def test_the_points_of_speed_against_memory_lie_within_their_panel():
+    for axes in _frontier_chart(report(cell())).axes:
+        right, top = axes.get_xlim()[1], axes.get_ylim()[1]
+        for points in axes.collections:
+            [(x, y)] = points.get_offsets()
+            assert 0.2 * right < x < right
+            assert 0.2 * top < y < top
 
 
 def test_the_json_is_plain():

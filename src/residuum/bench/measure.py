@@ -37,7 +37,6 @@ class ContenderError(Exception):
 
 def _serve(pipe: Connection, threads: int, prepare: Prepare) -> None:
     """A worker's life: get ready for a cell, take turns, until there is nobody to ask."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
     torch.set_num_threads(threads)
     step: Step | None = None
     seconds, device = 0.0, torch.device("cpu")  # that a step takes about, and where
@@ -136,7 +135,11 @@ class _Worker:
         """Start, without waiting for it."""
         self.pipe, there = self.context.Pipe()
         self.process = self.context.Process(target=_serve, args=(there, *self.arguments), daemon=True)
-        self.process.start()
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process to handle: that one inherits
+        try:
+            self.process.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
         there.close()
 
     def ask(self, question: object) -> Any:

@@ -321,7 +321,7 @@ def _frontier_chart(report: Report) -> Any:
                 axes.annotate(row.contender, place, xytext=(6, 4), textcoords="offset points", fontsize=7.5)
         axes.set_xlabel("peak of a step's tensors, MiB", fontsize=8)
         axes.set_ylabel("images/s", fontsize=8)
-        axes.set_xlim(0, 1.35 * max(row.peak or 0 for row in cell.measured()))
+        axes.set_xlim(0, 1.35 * max(row.peak or 0 for row in cell.measured()) / 2**20)
         axes.set_ylim(0, 1.2 * max(cell.speed(row) for row in cell.measured()))
         axes.grid(alpha=0.25)
         _axes(axes, cell.name)
