@@ -14,7 +14,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from residuum.devices import probe_bf16
 from residuum.errors import ConfigError, DataError, DeviceError
 from residuum.memory.modes import check_ours
-from residuum.nn.blocks import Block, EfficientChannelAttention, SqueezeExcite, StandardizedConv2d, StochasticDepth
+from residuum.nn.blocks import (
+    Block,
+    EfficientChannelAttention,
+    ReLU,
+    SqueezeExcite,
+    StandardizedConv2d,
+    StochasticDepth,
+    add,
+)
 from residuum.nn.resnet import FeatureInfo, ResNet
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -22,7 +30,7 @@ Compile = Literal["default", "reduce-overhead", "max-autotune"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What oneDNN can do to a convolution's output before it writes it: its name, numbers and variant for an activation.
 _EPILOGUES: dict[type[nn.Module], Callable[[Any], tuple[str, list[float], str]]] = {
-    nn.ReLU: lambda act: ("relu", [], ""),
+    ReLU: lambda act: ("relu", [], ""),
     nn.LeakyReLU: lambda act: ("leaky_relu", [act.negative_slope], ""),
     nn.SiLU: lambda act: ("swish", [], ""),
     nn.GELU: lambda act: ("gelu", [], act.approximate),
@@ -49,7 +57,7 @@ class FoldedConv(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        x = x if other is None else x.add_(other)
+        x = x if other is None else add(x, other)
         return x if self.act is None else self.act(x)
 
 
@@ -80,7 +88,7 @@ class FusedConv(nn.Module):
         self.after = None if fused else act
         self.epilogue = ("none", [], "") if fused is None else fused(act)
         # After a sum oneDNN is asked for the one activation that torch lets through there.
-        self.sums_to_relu = type(act) is nn.ReLU
+        self.sums_to_relu = type(act) is ReLU
 
     def _weight(self, shape: torch.Size) -> Tensor:
         weight = self.laid_out.get(shape)
@@ -101,7 +109,7 @@ class FusedConv(nn.Module):
 
 
 class Sum(nn.Module):
-    """act(branch + shortcut), in place, where the branch does not end in a convolution."""
+    """act(branch + shortcut), where the branch does not end in a convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +120,7 @@ class Sum(nn.Module):
         self.act = act
 
     def forward(self, branch: Tensor, shortcut: Tensor) -> Tensor:
-        x = branch.add_(shortcut)
+        x = add(branch, shortcut)
         return x if self.act is None else self.act(x)
 
 

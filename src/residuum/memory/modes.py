@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from residuum.errors import ConfigError
-from residuum.nn.blocks import Block
+from residuum.nn.blocks import Block, add
 from residuum.nn.resnet import ResNet, Stage
 
 _Result = TypeVar("_Result")
@@ -210,7 +210,7 @@ def _selective(block: Block, x: Tensor) -> Tensor:
     for i in range(2, last):
         h = _again(block, partial(block.between, i=i), h)
     if not _by_output(block):
-        return _again(block, lambda h, x: block.finish(block.leave(block.between(h, last)).add_(x)), h, x)
+        return _again(block, lambda h, x: block.finish(add(block.leave(block.between(h, last)), x)), h, x)
     widening = getattr(block, f"conv{last}")
     dear = widening.kernel_size != (1, 1) or widening.in_channels > _WIDEST
     if dear and _ends_in_norm(block):  # its output is kept
@@ -219,7 +219,7 @@ def _selective(block: Block, x: Tensor) -> Tensor:
         h = _norm_of(_again(block, lambda h: _Held.apply(block.between(h, last)), h), block.leave)
     else:
         h = _again(block, lambda h: block.leave(block.between(h, last)), h)
-    return block.finish(h.add_(x))
+    return block.finish(add(h, x))
 
 
 def _each(shortcut: nn.Module, x: Tensor) -> Tensor:
@@ -270,7 +270,7 @@ def _block(block: Block, x: Tensor, skip: bool | None = None) -> Tensor:
         x = _norm_of(side, layers[-1])
     elif shortcut is not None:
         x = _each(shortcut, x)
-    return block.finish(h.add_(x))
+    return block.finish(add(h, x))
 
 
 def _stage(stage: Stage, x: Tensor) -> Tensor:

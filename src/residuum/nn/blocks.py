@@ -11,8 +11,26 @@ from torch import Tensor, nn
 
 from residuum.config import BlockPlan, ResNetConfig
 
+
+def in_place(x: Tensor) -> bool:
+    """Whether what follows may write over x: not in bf16 on a CPU, where torch's kernels that do take twice as long."""
+    return x.dtype != torch.bfloat16 or x.device.type not in ("cpu", "meta")
+
+
+class ReLU(nn.ReLU):
+    """The larger of x and 0, written over x where that is no slower."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x, inplace=in_place(x))
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """The sum in x's type, written over x where that is no slower."""
+    return x.add_(y) if in_place(x) or x.dtype != y.dtype else x + y
+
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": lambda: nn.ReLU(inplace=True),
+    "relu": ReLU,
     "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
     "elu": lambda: nn.ELU(inplace=True),
     "silu": lambda: nn.SiLU(inplace=True),
@@ -277,7 +295,7 @@ class Block(nn.Module):
             return _Skipped.apply(x, *self._branch_parameters())  # type: ignore[no-any-return]
         branch = self.run(h, *self.segments)
         # The shortcut comes last: the allocator then reuses what the branch has freed.
-        return branch.add_(x if self.downsample is None else self.downsample(h))
+        return add(branch, x if self.downsample is None else self.downsample(h))
 
     def enter(self, x: Tensor) -> Tensor:
         """What the first convolution and a shortcut that reshapes take."""
