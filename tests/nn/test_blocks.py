@@ -283,8 +283,12 @@ def test_preactivation_is_its_formula():
 # -- what is written over its input --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "over"), [(torch.float32, True), (torch.bfloat16, False)])
-def test_activation_and_sum_write_over_their_input_where_that_is_no_slower(dtype, over):
+@pytest.mark.parametrize(
+    ("dtype", "slow", "over"),
+    [(torch.float32, True, True), (torch.bfloat16, True, False), (torch.bfloat16, False, True)],
+)
+def test_activation_and_sum_write_over_their_input_where_that_is_no_slower(monkeypatch, dtype, slow, over):
+    monkeypatch.setattr("residuum.nn.blocks.SLOW_IN_PLACE", slow)
     x, y = torch.tensor([-1.0, 0.0, 2.0], dtype=dtype), torch.tensor([0.5, 0.25, -4.0], dtype=dtype)
     for function, expected in [(ReLU(), [0.0, 0.0, 2.0]), (lambda h: add(h, y), [-0.5, 0.25, -2.0])]:
         h = x.clone()
