@@ -1,8 +1,9 @@
 """Measuring: each contender in a process of its own, taking turns of a few steps, round after round.
 
 So none inherits another's allocator or caches, and what disturbs the machine for a while disturbs all of a round. The
-order of turns swaps every round. In each sitting all contenders get ready anew, since where memory happens to lie makes
-a difference that no number of rounds would show; a first step there warms up and is not counted.
+order of turns swaps every round. Each sitting goes through all cells with new processes, since where memory happens to
+lie and how the C library's heap has grown makes a difference that no number of rounds would show: a network was 9 %
+slower than its twin for as long as its process lived. The first step of a sitting warms up and is not counted.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import torch
 
 from residuum.bench.contenders import REFERENCES, Cell, Precision, Step, absent, matrix_side, prepare
 from residuum.bench.results import CellResult, Row, sittings_of
+from residuum.bench.statistics import LEAST_ROUNDS, LEAST_SITTINGS
 from residuum.cost import cost
 from residuum.devices import held_memory, now
 from residuum.errors import BenchError, first_line
@@ -178,58 +180,85 @@ def crew(names: Sequence[str], threads: int, prepare: Prepare = prepare) -> Iter
             worker.stop()
 
 
-def measure(
-    cell: Cell,
-    names: Sequence[str],
-    workers: dict[str, _Worker],
-    sittings: int,
-    rounds: int,
-    say: Say = lambda text: None,
-) -> CellResult:
-    """One cell: in each sitting all contenders get ready one by one, then take turns.
+class Trial:
+    """One cell, measured sitting by sitting; `say` hears before each turn what it is."""
 
-    `say` hears before each turn what it is.
-    """
-    reasons = {name: absent(name, cell) for name in names}
-    errors: dict[str, str] = {name: reason for name, reason in reasons.items() if reason}
-    ready: dict[str, Ready] = {}
-    times: dict[str, list[list[float]]] = {name: [] for name in (*names, *REFERENCES)}
+    def __init__(self, cell: Cell, names: Sequence[str], sittings: int, rounds: int, say: Say) -> None:
+        self.cell, self.names, self.sittings, self.rounds, self.say = cell, names, sittings, rounds, say
+        reasons = {name: absent(name, cell) for name in names}
+        self.errors: dict[str, str] = {name: reason for name, reason in reasons.items() if reason}
+        self.ready: dict[str, Ready] = {}
+        self.times: dict[str, list[list[float]]] = {name: [] for name in (*names, *REFERENCES)}
+        self.held = 0
 
-    def ask(name: str, question: object, doing: str) -> Any:
+    def sit(self, workers: dict[str, _Worker]) -> None:
+        """All contenders get ready one by one, then take turns. Raises `BenchError` where the reference fails."""
+        self.held += 1
+        which = f"sitting {self.held} of {self.sittings}"
+        for name, taken in self.times.items():
+            answer = self._ask(workers, name, (name, self.cell, self.held == 1), f"gets ready, {which}")
+            if answer is not None:
+                self.ready.setdefault(name, answer)
+                taken.append([])
+        for number in range(self.rounds):
+            for name in self.times if number % 2 else reversed(self.times):
+                seconds = self._ask(workers, name, None, f"round {number + 1} of {self.rounds}, {which}")
+                if seconds is not None:
+                    self.times[name][-1].append(seconds)
+        for name in REFERENCES:
+            if name in self.errors:
+                raise BenchError(f"the matrix product failed: {self.errors[name]}")
+
+    def _ask(self, workers: dict[str, _Worker], name: str, question: object, doing: str) -> Any:
         """A contender's answer, or None where it is out."""
-        say(f"{cell}: {name} {doing}")
+        self.say(f"{self.cell}: {name} {doing}")
         try:
-            return None if name in errors else workers[name].ask(question)
+            return None if name in self.errors else workers[name].ask(question)
         except ContenderError as error:
-            errors[name] = str(error)
+            self.errors[name] = str(error)
             return None
 
-    for sitting in range(sittings):
-        for name, taken in times.items():
-            answer = ask(name, (name, cell, sitting == 0), f"gets ready, sitting {sitting + 1} of {sittings}")
-            if answer is not None:
-                ready.setdefault(name, answer)
-                taken.append([])
-        for number in range(rounds):
-            for name in times if number % 2 else reversed(times):
-                seconds = ask(name, None, f"round {number + 1} of {rounds}, sitting {sitting + 1} of {sittings}")
-                if seconds is not None:
-                    times[name][-1].append(seconds)
-    for name in REFERENCES:
-        if name in errors:
-            raise BenchError(f"the matrix product failed: {errors[name]}")
+    def tells(self) -> bool:
+        """Whether there were sittings and rounds enough for an interval."""
+        return self.held >= LEAST_SITTINGS and self.held * self.rounds >= LEAST_ROUNDS
 
-    rows = tuple(
-        Row(name, (), error=errors[name])
-        if name in errors
-        else Row(name, sittings_of(times[name]), ready[name].precision, ready[name].peak, ready[name].grown)
-        for name in names
-    )
-    fields = ("model", "task", "precision", "layout", "mode", "batch", "device")
-    settings = {name: getattr(cell, name) for name in fields} | {"size": list(cell.size)}
-    side = matrix_side(torch.device(cell.device).type)
-    references = {str(precision): sittings_of(times[name]) for name, precision in REFERENCES.items()}
-    return CellResult(str(cell), settings, step_flops(cell), rows, references, 2 * side**3)
+    def result(self) -> CellResult:
+        """What was measured so far."""
+        cell = self.cell
+        rows = tuple(
+            Row(name, (), error=self.errors[name])
+            if name in self.errors
+            else Row(name, sittings_of(self.times[name]), *self.ready[name])
+            for name in self.names
+        )
+        fields = ("model", "task", "precision", "layout", "mode", "batch", "device")
+        settings = {name: getattr(cell, name) for name in fields} | {"size": list(cell.size)}
+        side = matrix_side(torch.device(cell.device).type)
+        references = {str(precision): sittings_of(self.times[name]) for name, precision in REFERENCES.items()}
+        return CellResult(str(cell), settings, step_flops(cell), rows, references, 2 * side**3)
+
+
+def measure(
+    cells: Sequence[Cell],
+    parts: Sequence[Sequence[str]],
+    sittings: int,
+    rounds: int,
+    threads: int,
+    say: Say = lambda text: None,
+    prepare: Prepare = prepare,
+) -> Iterator[CellResult]:
+    """The cells with the contenders that have part in each, in every sitting all of them.
+
+    A cell's result comes after each sitting from the first that suffices for an interval, the last one complete.
+    """
+    trials = [Trial(cell, part, sittings, rounds, say) for cell, part in zip(cells, parts, strict=True)]
+    names = list(dict.fromkeys(name for part in parts for name in part))
+    for _ in range(sittings):
+        with crew(names, threads, prepare) as workers:
+            for trial in trials:
+                trial.sit(workers)
+                if trial.tells():
+                    yield trial.result()
 
 
 def step_flops(cell: Cell) -> int:

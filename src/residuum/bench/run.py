@@ -1,4 +1,4 @@
-"""`residuum bench`: from its flags to a report, cell by cell; what is finished is saved before the next begins."""
+"""`residuum bench`: from its flags to a report; what suffices for an interval is saved before more is measured."""
 
 import datetime
 import shutil
@@ -25,7 +25,7 @@ from residuum.bench.contenders import (
 )
 from residuum.bench.lines import count_lines
 from residuum.bench.machine import describe
-from residuum.bench.measure import crew, measure
+from residuum.bench.measure import measure
 from residuum.bench.report import comparison, in_words, lines_sheets, print_report, print_sheet, save_report
 from residuum.bench.results import CellResult, Lines, Report, compare
 from residuum.bench.statistics import LEAST_ROUNDS, LEAST_SITTINGS
@@ -98,7 +98,7 @@ def bench(
     command: str,
     console: Console,
 ) -> Report:
-    """Measure the cells and count the lines. The report in `out` is whole after each cell; it is printed at the end.
+    """Measure the cells and count the lines. The report in `out` is whole at any time; it is printed at the end.
 
     Raises `BenchError`, before anything is measured, for too few rounds and a folder that exists or cannot be made.
     """
@@ -117,12 +117,14 @@ def bench(
     try:
         save_report(report, out)
         report = replace(report, lines=lines_of(contenders))
-        for result in _measured(cells, parts, contenders, sittings, rounds, console):
-            report = replace(report, cells=(*report.cells, result))
+        found: dict[str, CellResult] = {}
+        for result in _measured(cells, parts, sittings, rounds, console):
+            found[result.name] = result
+            report = replace(report, cells=tuple(found.values()))
             save_report(report, out)
     except BaseException:
         if report.cells:
-            console.print(f"what was finished is in {out}", highlight=False, soft_wrap=True)
+            console.print(f"what was measured so far is in {out}", highlight=False, soft_wrap=True)
         else:
             shutil.rmtree(out, ignore_errors=True)
         raise
@@ -132,28 +134,18 @@ def bench(
 
 
 def _measured(
-    cells: Sequence[Cell],
-    parts: Sequence[list[str]],
-    contenders: Sequence[str],
-    sittings: int,
-    rounds: int,
-    console: Console,
+    cells: Sequence[Cell], parts: Sequence[list[str]], sittings: int, rounds: int, console: Console
 ) -> Iterator[CellResult]:
-    """The cells one by one, under a bar that says what is running."""
+    """The cells' results, under a bar that says what is running."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with (
-        Progress(*columns, console=console, transient=True) as bar,
-        crew(contenders, torch.get_num_threads()) as workers,
-    ):
-        task = bar.add_task(
-            "starting", total=sittings * (rounds + 1) * sum(len(part) + len(REFERENCES) for part in parts)
-        )
+    with Progress(*columns, console=console, transient=True) as bar:
+        turns = sittings * (rounds + 1) * sum(len(part) + len(REFERENCES) for part in parts)
+        task = bar.add_task("starting", total=turns)
 
         def say(text: str) -> None:
             bar.update(task, description=text, advance=1)
 
-        for cell, part in zip(cells, parts, strict=True):
-            yield measure(cell, part, workers, sittings, rounds, say)
+        yield from measure(cells, parts, sittings, rounds, torch.get_num_threads(), say)
 
 
 def lines_of(contenders: Sequence[str]) -> tuple[Lines, ...]:
