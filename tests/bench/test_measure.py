@@ -76,6 +76,7 @@ def test_every_sitting_has_new_processes_and_a_result_comes_as_soon_as_it_suffic
 
 
 def test_ctrl_c_is_not_for_the_workers_not_even_while_they_start():
+    before = signal.getsignal(signal.SIGINT)
     with crew(("same",), 1, prepare) as workers:
         for worker in workers.values():
             os.kill(worker.process.pid, signal.SIGINT)
@@ -83,7 +84,7 @@ def test_ctrl_c_is_not_for_the_workers_not_even_while_they_start():
         trial.sit(workers)
         assert not trial.errors
         assert all(worker.process.is_alive() for worker in workers.values())
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_training_step_of_resnet50_takes_three_times_its_forward_pass_less_the_gradient_of_the_images():
