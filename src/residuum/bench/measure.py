@@ -20,7 +20,7 @@ import torch
 
 from residuum.bench.contenders import REFERENCES, Cell, Precision, Step, absent, matrix_side, prepare
 from residuum.bench.results import CellResult, Row, sittings_of
-from residuum.bench.statistics import LEAST_ROUNDS, LEAST_SITTINGS
+from residuum.bench.statistics import suffice
 from residuum.cost import cost
 from residuum.devices import held_memory, now
 from residuum.errors import BenchError, first_line
@@ -218,10 +218,6 @@ class Trial:
             self.errors[name] = str(error)
             return None
 
-    def tells(self) -> bool:
-        """Whether there were sittings and rounds enough for an interval."""
-        return self.held >= LEAST_SITTINGS and self.held * self.rounds >= LEAST_ROUNDS
-
     def result(self) -> CellResult:
         """What was measured so far."""
         cell = self.cell
@@ -257,7 +253,7 @@ def measure(
         with crew(names, threads, prepare) as workers:
             for trial in trials:
                 trial.sit(workers)
-                if trial.tells():
+                if suffice(trial.held, rounds):
                     yield trial.result()
 
 

@@ -28,7 +28,7 @@ from residuum.bench.machine import describe
 from residuum.bench.measure import measure
 from residuum.bench.report import comparison, in_words, lines_sheets, print_report, print_sheet, save_report
 from residuum.bench.results import CellResult, Lines, Report, compare
-from residuum.bench.statistics import LEAST_ROUNDS, LEAST_SITTINGS
+from residuum.bench.statistics import LEAST_ROUNDS, LEAST_SITTINGS, suffice
 from residuum.devices import probe_bf16
 from residuum.errors import BenchError, ConfigError
 from residuum.presets import preset
@@ -102,7 +102,7 @@ def bench(
 
     Raises `BenchError`, before anything is measured, for too few rounds and a folder that exists or cannot be made.
     """
-    if sittings < LEAST_SITTINGS or sittings * rounds < LEAST_ROUNDS:
+    if not suffice(sittings, rounds):
         raise BenchError(
             f"sittings is {sittings} and rounds {rounds}; an interval of 95 % takes at least {LEAST_SITTINGS} sittings "
             f"and {LEAST_ROUNDS} rounds in all"

@@ -16,6 +16,11 @@ LEAST_ROUNDS, LEAST_SITTINGS = 6, 2  # of fewer, even when all say the same, no 
 Times = Sequence[Sequence[float]]  # seconds of a step, by sitting and round
 
 
+def suffice(sittings: int, rounds: int) -> bool:
+    """Whether so many sittings, of so many rounds each, give an interval."""
+    return sittings >= LEAST_SITTINGS and sittings * rounds >= LEAST_ROUNDS
+
+
 @dataclass(frozen=True)
 class Ratio:
     """How many times as fast: the estimate, and the ends of its interval."""
