@@ -120,7 +120,7 @@ class Bench:
     # as it is, by torch.compile, or the whole step as a CUDA graph
     modes: tuple[Literal["eager", "compiled", "graph"], ...] = ("eager",)
     # images in a step
-    batch_sizes: tuple[int, ...] = (4,)
+    batch_sizes: tuple[int, ...] = (2,)
     # height and width of the images; the network's usual one where left out
     size: tuple[int, int] | None = None
     # times that all get ready anew, at least 2
