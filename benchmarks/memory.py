@@ -24,7 +24,7 @@ import residuum
 from residuum.bench.machine import describe
 from residuum.devices import keep_freed_memory
 from residuum.memory import MODES, Live, recompute
-from residuum.summary import usual_size
+from residuum.presets import usual_image_size
 
 
 def serve(contender: str, name: str, batch: int, pipe: Any) -> None:
@@ -39,7 +39,7 @@ def serve(contender: str, name: str, batch: int, pipe: Any) -> None:
     else:
         model = residuum.create(config)
     model = model.to(memory_format=torch.channels_last)
-    images = torch.randn(batch, 3, *usual_size(config)).to(memory_format=torch.channels_last)
+    images = torch.randn(batch, 3, *usual_image_size(name)).to(memory_format=torch.channels_last)
     labels = torch.randint(config.num_classes, (batch,))
 
     def step() -> None:

@@ -24,7 +24,7 @@ import residuum
 from residuum.bench.machine import describe
 from residuum.devices import keep_freed_memory
 from residuum.memory import MODES, Live, Plan, Planner
-from residuum.summary import usual_size
+from residuum.presets import usual_image_size
 
 
 class Step:
@@ -34,7 +34,7 @@ class Step:
         torch.manual_seed(0)
         config = residuum.preset(name)
         self.model = residuum.create(config).to(memory_format=torch.channels_last)
-        self.size = usual_size(config)
+        self.size = usual_image_size(name)
         self.images = torch.randn(batch, config.in_channels, *self.size).to(memory_format=torch.channels_last)
         self.labels = torch.randint(config.num_classes, (batch,))
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, fused=True)

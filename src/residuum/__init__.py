@@ -4,44 +4,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from residuum.backbone import Pyramid as Pyramid
-    from residuum.backbone import Segmentation as Segmentation
-    from residuum.backbone import freeze as freeze
     from residuum.config import ResNetConfig as ResNetConfig
     from residuum.errors import ConfigError as ConfigError
     from residuum.errors import ResiduumError as ResiduumError
     from residuum.errors import WeightsError as WeightsError
-    from residuum.infer import infer_config as infer_config
-    from residuum.memory.modes import recompute as recompute
+    from residuum.inference.folding import optimize_for_inference as optimize_for_inference
+    from residuum.memory.checkpointing import recompute as recompute
+    from residuum.nn.backbone import Pyramid as Pyramid
+    from residuum.nn.backbone import Segmentation as Segmentation
+    from residuum.nn.backbone import freeze as freeze
     from residuum.nn.resnet import ResNet as ResNet
     from residuum.nn.resnet import create as create
-    from residuum.optimize import optimize_for_inference as optimize_for_inference
     from residuum.presets import PRESETS as PRESETS
     from residuum.presets import preset as preset
-    from residuum.weights import load as load
-    from residuum.weights import load_weights as load_weights
-    from residuum.weights import save as save
+    from residuum.weights.detection import infer_config as infer_config
+    from residuum.weights.files import load as load
+    from residuum.weights.files import load_weights as load_weights
+    from residuum.weights.files import save as save
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ConfigError": "errors",
     "PRESETS": "presets",
-    "Pyramid": "backbone",
+    "Pyramid": "nn.backbone",
     "ResNet": "nn.resnet",
     "ResNetConfig": "config",
     "ResiduumError": "errors",
-    "Segmentation": "backbone",
+    "Segmentation": "nn.backbone",
     "WeightsError": "errors",
     "create": "nn.resnet",
-    "freeze": "backbone",
-    "infer_config": "infer",
-    "load": "weights",
-    "load_weights": "weights",
-    "optimize_for_inference": "optimize",
+    "freeze": "nn.backbone",
+    "infer_config": "weights.detection",
+    "load": "weights.files",
+    "load_weights": "weights.files",
+    "optimize_for_inference": "inference.folding",
     "preset": "presets",
-    "recompute": "memory.modes",
-    "save": "weights",
+    "recompute": "memory.checkpointing",
+    "save": "weights.files",
 }
 __all__ = [
     "PRESETS",

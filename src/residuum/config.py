@@ -5,10 +5,10 @@ import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from residuum.errors import ConfigError
-from residuum.fields import inside, parse_json, parse_toml, refuse_unknown, toml_lines, typed
+from residuum.validation import AtLeast, Within, check, parse_json, parse_toml, refuse_unknown, toml_lines
 
 BlockKind = Literal["bottleneck", "basic"]
 Stem = Literal["conv7", "deep", "tiered", "conv3"]
@@ -23,14 +23,7 @@ DropMode = Literal["row", "batch"]
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 CONVS = {"basic": 2, "bottleneck": 3}
-_CHOICES = {
-    "stem": Stem, "stem_pool": StemPool, "downsample": Downsample, "stride_on": StrideOn, "attention": Attention,
-    "antialias": Antialias, "norm": Norm, "activation": Activation, "stochastic_depth_mode": DropMode,
-}  # fmt: skip
-_AT_LEAST = {
-    "groups": 1, "width_per_group": 1, "reduce_first": 1, "stem_width": 1, "in_channels": 1, "num_classes": 0
-}  # fmt: skip
-_RANGES = {"stochastic_depth": "[0, 1)", "dropout": "[0, 1)", "attention_ratio": "(0, 1]", "width": "(0, 64]"}
+_MOST = 2**20  # channels, groups and classes: beyond it no weights could be held
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +65,21 @@ class ResNetConfig:
     # bottleneck or basic (1512.03385): one for all stages, or one per stage
     block: BlockKind | tuple[BlockKind, ...] = "bottleneck"
     # blocks per stage
-    depths: tuple[int, ...] = (3, 4, 6, 3)
+    depths: Annotated[tuple[int, ...], AtLeast(1, 1000)] = (3, 4, 6, 3)
     # channels per stage, before the block's expansion (bottleneck 4, basic 1)
-    widths: tuple[int, ...] = (64, 128, 256, 512)
+    widths: Annotated[tuple[int, ...], AtLeast(1, _MOST)] = (64, 128, 256, 512)
     # cardinality of the 3x3 (1611.05431); ResNeXt 32x4d is 32 and 4
-    groups: int = 1
+    groups: Annotated[int, AtLeast(1, _MOST)] = 1
     # channels of each group where the stage's width is 64; Wide-50-2 is 128 (1605.07146)
-    width_per_group: int = 64
+    width_per_group: Annotated[int, AtLeast(1, _MOST)] = 64
     # divides the channels of each branch's first convolution; SENet-154 has 2
-    reduce_first: int = 1
+    reduce_first: Annotated[int, AtLeast(1, _MOST)] = 1
     # width factor: scales stem, stages and head together, rounded to multiples of 8 and of groups
-    width: float = 1.0
+    width: Annotated[float, Within("(0, 64]")] = 1.0
     # 7x7, three 3x3 (1812.01187), three 3x3 of growing width, or one 3x3 without stride for small images
     stem: Stem = "conv7"
     # channels the stem puts out
-    stem_width: int = 64
+    stem_width: Annotated[int, AtLeast(1, _MOST)] = 64
     # max pool, max pool with zeros at the edge (BiT), a strided convolution instead (2103.07579), or none
     stem_pool: StemPool = "max"
     # shortcut that changes shape: strided convolution, average pool then 1x1 (ResNet-D), or option A
@@ -96,13 +89,13 @@ class ResNetConfig:
     # where a bottleneck strides: 3x3 is v1.5, 1x1 is v1 (Caffe, detectron2)
     stride_on: StrideOn = "3x3"
     # stride of the first stage; Hugging Face's `downsample_in_first_stage` is 2
-    first_stride: int = 1
+    first_stride: Annotated[int, AtLeast(1, 2)] = 1
     # v2 (1603.05027): norm and activation before each convolution, a final norm before the head
     preact: bool = False
     # squeeze-and-excitation (1709.01507) or efficient channel attention (1910.03151) at the branch's end
     attention: Attention = "none"
     # reduced channels of squeeze-and-excitation, as a share of the block's
-    attention_ratio: float = 1 / 16
+    attention_ratio: Annotated[float, Within("(0, 1]")] = 1 / 16
     # low-pass filter before subsampling (1904.11486): binomial blur or average pool
     antialias: Antialias = "none"
     # batch norm or group norm of 32 groups (1803.08494)
@@ -112,33 +105,24 @@ class ResNetConfig:
     # activation after each norm
     activation: Activation = "relu"
     # rate at which training drops the last block's branch, growing linearly from 0 at the first (1603.09382)
-    stochastic_depth: float = 0.0
+    stochastic_depth: Annotated[float, Within("[0, 1)")] = 0.0
     # drop each sample by itself, or the branch for the whole batch, which also saves its compute
     stochastic_depth_mode: DropMode = "row"
     # start the last norm of each branch at 0 (1706.02677); pre-activation: the last convolution
     zero_init_residual: bool = True
     # largest stride: beyond it, strides become dilation, for dense prediction
-    output_stride: int = 32
+    output_stride: Annotated[int, AtLeast(1)] = 32
     # channels of the image
-    in_channels: int = 3
+    in_channels: Annotated[int, AtLeast(1, _MOST)] = 3
     # classes; 0 gives the pooled features
-    num_classes: int = 1000
+    num_classes: Annotated[int, AtLeast(0, _MOST)] = 1000
     # dropout before the classifier
-    dropout: float = 0.0
+    dropout: Annotated[float, Within("[0, 1)")] = 0.0
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            if f.name != "block":  # a name or several: checked by itself
-                object.__setattr__(self, f.name, typed(f.name, getattr(self, f.name), f.default))
-        for name, low in _AT_LEAST.items():
-            self._need(getattr(self, name) >= low, name, f"an integer of at least {low}")
-        for name, bounds in _RANGES.items():
-            self._need(inside(getattr(self, name), bounds), name, f"a number in {bounds}")
-        for name, literal in _CHOICES.items():
-            self._need(getattr(self, name) in get_args(literal), name, f"one of {', '.join(get_args(literal))}")
+        check(self)
         for name in ("depths", "widths"):
-            value = getattr(self, name)
-            self._need(len(value) > 0 and min(value) > 0, name, "one positive integer per stage, at least one stage")
+            self._need(len(getattr(self, name)) > 0, name, "one positive integer per stage, at least one stage")
         if len(self.depths) != len(self.widths):
             raise ConfigError(f"depths has {len(self.depths)} stages and widths {len(self.widths)}: give both as many")
         self._check_block()
@@ -149,13 +133,12 @@ class ResNetConfig:
             raise ConfigError("weight_standardization needs filters of two weights or more: use widths above 1")
 
     def _check_block(self) -> None:
-        kinds = tuple(self.block) if isinstance(self.block, list | tuple) else (self.block,) * len(self.depths)
-        allowed = get_args(BlockKind)
-        self._need(all(k in allowed for k in kinds), "block", f"one of {', '.join(allowed)}, or one per stage")
-        if len(kinds) != len(self.depths):
-            raise ConfigError(f"block names {len(kinds)} stages but depths has {len(self.depths)}: name one per stage")
+        if len(self.kinds) != len(self.depths):
+            raise ConfigError(
+                f"block names {len(self.kinds)} stages but depths has {len(self.depths)}: name one per stage"
+            )
         # One spelling for one network, so that equal networks compare equal.
-        object.__setattr__(self, "block", kinds[0] if len(set(kinds)) == 1 else kinds)
+        object.__setattr__(self, "block", self.kinds[0] if len(set(self.kinds)) == 1 else self.kinds)
 
     def _check_together(self) -> None:
         basic = "basic" in self.kinds
@@ -167,7 +150,6 @@ class ResNetConfig:
         if self.stride_on == "1x1" and "bottleneck" not in self.kinds:
             raise ConfigError("stride_on='1x1' needs a bottleneck block: a basic block has no 1x1; use stride_on='3x3'")
         self._need(self.downsample_kernel in (1, 3), "downsample_kernel", "1 or 3")
-        self._need(self.first_stride in (1, 2), "first_stride", "1 or 2")
         if self.downsample_kernel != 1 and self.downsample != "conv":
             raise ConfigError(
                 f"downsample_kernel={self.downsample_kernel} needs downsample='conv': "

@@ -133,6 +133,12 @@ def _build() -> dict[str, ResNetConfig]:
 PRESETS = _build()
 
 
+def usual_image_size(name: str) -> tuple[int, int]:
+    """Height and width in pixels of the images that a preset is meant for."""
+    side = 8 if name == "digits_resnet" else 32 if name.startswith("cifar_") else 224
+    return side, side
+
+
 def preset(name: str) -> ResNetConfig:
     """The config of a published network; raises `ConfigError` with the nearest names for one that is not known."""
     if name in PRESETS:

@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 import pytest
+from benchmarks.code_size.changes import CHANGES
+from benchmarks.code_size.lines import LineCount
 from rich.console import Console
 
-from residuum.bench.changes import CHANGES
-from residuum.bench.lines import LineCount
 from residuum.bench.report import _frontier_chart, comparison, in_words, markdown, page, print_report, sheets
 from residuum.bench.results import CellResult, Lines, Report, Row, compare
 from residuum.errors import BenchError

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from residuum.data.facts import NAMED, facts
-from residuum.data.sources import Preprocessing, normalise, open_source, read_image
+from residuum.data.catalog import NAMED, facts
+from residuum.data.sources import evaluation_transform, normalise, open_source, read_image
 from residuum.errors import DataError
+from residuum.preprocessing import Preprocessing
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "imagenet-sample.tar"
 
@@ -125,7 +126,7 @@ def test_a_missing_image_is_said_to_be_missing(tmp_path):
 
 @pytest.mark.parametrize("crop", [0.0, 0.875])
 def test_preprocessing_gives_the_promised_size(crop):
-    transform = Preprocessing(3, (32, 32), (0.5,) * 3, (0.2,) * 3, crop).transform()
+    transform = evaluation_transform(Preprocessing(3, (32, 32), (0.5,) * 3, (0.2,) * 3, crop))
     assert transform(torch.zeros(3, 50, 91, dtype=torch.uint8)).shape == (3, 32, 32)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from residuum import ResNet, ResNetConfig
-from residuum.weights import in_layout, load_weights
+from residuum.weights.files import in_layout, load_weights
 from tests.networks import relative, scramble
 from tests.parity.forms import Detectron, all_forms, compare
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from residuum import ConfigError, preset
-from residuum.data.facts import facts
+from residuum.data.catalog import facts
 from residuum.train.recipe import Recipe, check_fit, default_recipe, recipe_file, with_file
 
 WRONG = {
@@ -46,7 +46,7 @@ def test_a_folder_of_photographs_gets_a_network_for_photographs(image_folder):
 def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text('epochs = 7\nlr = 0.01\n[model]\npreset = "cifar_resnet20"\nwidth = 0.5\n')
-    from residuum.cli import parse
+    from residuum.cli.main import parse
 
     recipe = parse(["train", "--recipe", str(path), "--lr", "0.02", "--model.dropout", "0.1"]).recipe
     assert (recipe.epochs, recipe.lr, recipe.batch_size) == (7, 0.02, default_recipe(facts("digits")).batch_size)
@@ -57,7 +57,7 @@ def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_
 def test_a_preset_on_the_line_goes_over_the_files(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text('[model]\npreset = "cifar_resnet20"\n')
-    from residuum.cli import parse
+    from residuum.cli.main import parse
 
     recipe = parse(["train", "--recipe", str(path), "--model", "cifar_resnet32"]).recipe
     assert recipe.model.depths == (5, 5, 5)
@@ -66,7 +66,7 @@ def test_a_preset_on_the_line_goes_over_the_files(tmp_path):
 def test_a_recipe_files_data_decides_the_defaults(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text('data = "cifar10"\n')
-    from residuum.cli import parse
+    from residuum.cli.main import parse
 
     recipe = parse(["train", "--recipe", str(path)]).recipe
     assert recipe == default_recipe(facts("cifar10"))

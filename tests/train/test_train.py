@@ -14,11 +14,11 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from residuum.data.facts import facts
+from residuum.data.catalog import facts
 from residuum.devices import pick_device, probe_bf16
 from residuum.errors import DataError, DeviceError, DivergedError, RunError
 from residuum.train import loop
-from residuum.train.progress import Reporter
+from residuum.train.loggers import Reporter
 from residuum.train.recipe import default_recipe
 from residuum.train.run import Run, free_folder
 

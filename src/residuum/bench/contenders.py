@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from residuum.errors import BenchError, nearest
+from residuum.inference.folding import optimize_for_inference
 from residuum.memory import recompute
 from residuum.nn.resnet import create
-from residuum.optimize import optimize_for_inference
 from residuum.presets import PRESETS, preset
 
 Task = Literal["train", "infer"]
@@ -125,7 +125,7 @@ def _in_transformers(model: str) -> bool:
 
 
 def _brute_force(model: str) -> nn.Module:
-    from residuum.bench.brute_force import ResNet50
+    from benchmarks.code_size.brute_force import ResNet50
 
     return ResNet50()
 
@@ -264,8 +264,9 @@ def matrix_side(kind: str) -> int:
 
 def _trainer(cell: Cell, device: torch.device) -> Step:
     """The very step of `residuum train`, augmentation included."""
-    from residuum.data.sources import Part, Preprocessing, Source
+    from residuum.data.sources import Part, Source
     from residuum.devices import probe_bf16, set_up
+    from residuum.preprocessing import Preprocessing
     from residuum.train.loop import Session
     from residuum.train.recipe import Recipe
 

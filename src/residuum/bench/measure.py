@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 
 from residuum.bench.contenders import REFERENCES, Cell, Precision, Step, absent, matrix_side, prepare
+from residuum.bench.intervals import suffice
 from residuum.bench.results import CellResult, Row, sittings_of
-from residuum.bench.statistics import suffice
 from residuum.cost import cost
 from residuum.devices import held_memory, now
 from residuum.errors import BenchError, first_line

@@ -7,11 +7,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from benchmarks.code_size.changes import CHANGES
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from residuum.bench.changes import CHANGES
 from residuum.bench.results import CellResult, Difference, Lines, Report, Row
 from residuum.errors import BenchError
 from residuum.files import write_text

@@ -10,11 +10,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from residuum.bench.lines import LineCount
-from residuum.bench.statistics import Ratio, paired, unpaired
+from benchmarks.code_size.lines import LineCount
+
+from residuum.bench.intervals import Ratio, paired, unpaired
 from residuum.errors import BenchError, ConfigError
-from residuum.fields import parse_json
 from residuum.files import write_text
+from residuum.validation import parse_json
 
 FORMAT = 1  # of the JSON; raised when an older package could not read it
 Sittings = tuple[tuple[float, ...], ...]  # seconds of a step, by sitting and round

@@ -8,10 +8,11 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from benchmarks.code_size.changes import lines_to_change
+from benchmarks.code_size.lines import count_lines
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from residuum.bench.changes import lines_to_change
 from residuum.bench.contenders import (
     OUT_OF_THE_BOX,
     REFERENCES,
@@ -23,16 +24,14 @@ from residuum.bench.contenders import (
     check_contenders,
     usual_contenders,
 )
-from residuum.bench.lines import count_lines
+from residuum.bench.intervals import LEAST_ROUNDS, LEAST_SITTINGS, suffice
 from residuum.bench.machine import describe
 from residuum.bench.measure import measure
 from residuum.bench.report import comparison, in_words, lines_sheets, print_report, print_sheet, save_report
 from residuum.bench.results import CellResult, Lines, Report, compare
-from residuum.bench.statistics import LEAST_ROUNDS, LEAST_SITTINGS, suffice
 from residuum.devices import probe_bf16
 from residuum.errors import BenchError, ConfigError
-from residuum.presets import preset
-from residuum.summary import usual_size
+from residuum.presets import preset, usual_image_size
 
 _USUAL_LAYOUT: dict[Precision, Layout] = {"fp32": "nchw", "bf16": "channels-last"}
 
@@ -70,7 +69,7 @@ def cells_of(
     cells = []
     for model, batch, task, precision, mode in product(models, batches, tasks, precisions, modes):
         for layout in layouts or (_USUAL_LAYOUT[precision],):
-            side = size or usual_size(preset(model))
+            side = size or usual_image_size(model)
             cells.append(Cell(model, task, precision, layout, mode, batch, side, str(device)))
     return list(dict.fromkeys(cells))
 

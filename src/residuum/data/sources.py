@@ -14,32 +14,13 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from residuum.data.facts import SMALL_IMAGE, Facts, Folder
+from residuum.data.catalog import SMALL_IMAGE, Facts, Folder
 from residuum.errors import DataError, first_line
+from residuum.preprocessing import Preprocessing
 
 # Datasets whose pixels take no more are held in memory, as uint8.
 MEMORY_LIMIT = 2 << 30
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What happens to an image before the network: channels, height and width, mean and deviation of values in [0, 1].
-
-    `crop` is the share of the shorter side that the central crop keeps; 0 stretches the whole image instead.
-    """
-
-    channels: int
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop: float
-
-    def transform(self) -> v2.Transform:
-        """An image of uint8 (channels, any, any) to uint8 (channels, *size), as in evaluation and prediction."""
-        if self.crop == 0:
-            return v2.Resize(self.size, antialias=True)
-        return v2.Compose([v2.Resize(round(self.size[0] / self.crop), antialias=True), v2.CenterCrop(self.size)])
 
 
 @dataclass(frozen=True)
@@ -62,6 +43,14 @@ class Source:
     test: Part
     preprocessing: Preprocessing
     skipped: tuple[str, ...] = ()
+
+
+def evaluation_transform(preprocessing: Preprocessing) -> v2.Transform:
+    """From an image of uint8 (channels, any, any) to uint8 (channels, *size), as in evaluation and prediction."""
+    if preprocessing.crop == 0:
+        return v2.Resize(preprocessing.size, antialias=True)
+    shorter = round(preprocessing.size[0] / preprocessing.crop)
+    return v2.Compose([v2.Resize(shorter, antialias=True), v2.CenterCrop(preprocessing.size)])
 
 
 def open_source(facts: Facts, *, channels: int, image_size: int, root: Path, skip_bad_images: bool) -> Source:

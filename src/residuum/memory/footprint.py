@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from residuum.errors import ConfigError, first_line
+from residuum.memory.checkpointing import ON_META, Statistics, block_forward, check_ours, norms_in_pass, stem_forward
 from residuum.memory.live import Live
-from residuum.memory.modes import ON_META, Statistics, block_forward, check_ours, norms_in_pass, stem_forward
 from residuum.nn.blocks import BlurPool, StochasticDepth
 from residuum.nn.resnet import ResNet
 

@@ -16,18 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residuum.data.batches import Augmentation, Batches, make_batches
-from residuum.data.facts import Facts
+from residuum.data.catalog import Facts
+from residuum.data.loaders import Augmentation, Batches, make_batches
 from residuum.data.sources import Source, open_source
 from residuum.devices import free_memory, held_memory, pick_device, probe_bf16, set_up
 from residuum.errors import ConfigError, DataError, DivergedError, RunError, WeightsError, first_line
-from residuum.memory.plan import Plan, Planner
+from residuum.memory.planner import Plan, Planner
 from residuum.nn.resnet import ResNet
-from residuum.sizes import parse_size, show_size
-from residuum.train.progress import Reporter
+from residuum.train.loggers import Reporter
 from residuum.train.recipe import Recipe
 from residuum.train.run import Run
-from residuum.weights import save
+from residuum.units import parse_size, show_size
+from residuum.weights.files import save
 
 SAVE_EVERY = 600.0  # seconds between saves of the state within an epoch
 

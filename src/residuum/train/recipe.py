@@ -3,21 +3,17 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from residuum.config import ResNetConfig
-from residuum.data.facts import NAMED, SMALL_IMAGE, Facts, Folder
+from residuum.data.catalog import NAMED, SMALL_IMAGE, Facts, Folder
 from residuum.errors import ConfigError
-from residuum.fields import inside, parse_toml, refuse_unknown, toml_lines, typed
 from residuum.presets import preset
-from residuum.sizes import parse_size
+from residuum.units import parse_size
+from residuum.validation import AtLeast, Within, check, parse_toml, refuse_unknown, toml_lines
 
 Precision = Literal["auto", "fp32", "bf16"]
-_RANGES = {
-    "lr": "(0, 1000]", "momentum": "[0, 1)", "weight_decay": "[0, 1]", "warmup": "[0, 1)", "label_smoothing": "[0, 1)"
-}  # fmt: skip
 _DIGITS = preset("digits_resnet")
-_AT_LEAST = {"epochs": 1, "batch_size": 2, "pad": 0, "image_size": 0, "seed": 0, "workers": 0}
 
 
 @dataclass(frozen=True)
@@ -29,27 +25,27 @@ class Recipe:
     # the network; any field of the preset can be changed, --model.width 0.5
     model: ResNetConfig = _DIGITS
     # passes over the training images
-    epochs: int = 30
+    epochs: Annotated[int, AtLeast(1)] = 30
     # images in a step
-    batch_size: int = 64
+    batch_size: Annotated[int, AtLeast(2)] = 64
     # peak learning rate of SGD with Nesterov momentum
-    lr: float = 0.1
+    lr: Annotated[float, Within("(0, 1000]")] = 0.1
     # momentum of SGD
-    momentum: float = 0.9
+    momentum: Annotated[float, Within("[0, 1)")] = 0.9
     # weight decay of convolutions and classifier; norms and biases have none
-    weight_decay: float = 5e-4
+    weight_decay: Annotated[float, Within("[0, 1]")] = 5e-4
     # share of the steps in which the learning rate rises; then it falls along a cosine
-    warmup: float = 0.1
+    warmup: Annotated[float, Within("[0, 1)")] = 0.1
     # share of the target that is spread over all classes
-    label_smoothing: float = 0.05
+    label_smoothing: Annotated[float, Within("[0, 1)")] = 0.05
     # training images of one small size are shifted by up to this many pixels
-    pad: int = 1
+    pad: Annotated[int, AtLeast(0)] = 1
     # mirror half of the training images
     flip: bool = False
     # pixels per side for image folders; 0 is the images' own size if they share a small one, else 224
-    image_size: int = 0
+    image_size: Annotated[int, AtLeast(0)] = 0
     # of initialisation, order and augmentation
-    seed: int = 0
+    seed: Annotated[int, AtLeast(0, 2**63 - 1)] = 0
     # cpu, cuda, cuda:1, mps, ...; auto is the accelerator if there is one
     device: str = "auto"
     # auto is bf16 where a probe finds it fast
@@ -57,26 +53,14 @@ class Recipe:
     # budget such as 4GB that a step is made to fit by recomputing; auto is what is free; empty keeps everything
     memory: str = ""
     # processes that read image files
-    workers: int = 2
+    workers: Annotated[int, AtLeast(0)] = 2
     # go on without image files that cannot be decoded
     skip_bad_images: bool = False
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            if f.name != "model":
-                object.__setattr__(self, f.name, typed(f.name, getattr(self, f.name), f.default))
-        for name, low in _AT_LEAST.items():
-            self._need(getattr(self, name) >= low, name, f"an integer of at least {low}")
-        for name, bounds in _RANGES.items():
-            self._need(inside(getattr(self, name), bounds), name, f"a number in {bounds}")
-        self._need(self.seed < 2**63, "seed", "below 2^63")
+        check(self)
         if self.memory not in ("", "auto"):
             parse_size(self.memory)
-        self._need(self.precision in get_args(Precision), "precision", f"one of {', '.join(get_args(Precision))}")
-
-    def _need(self, ok: bool, name: str, allowed: str) -> None:
-        if not ok:
-            raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, checked as a new one is."""

@@ -1,0 +1,3 @@
+"""The command line: parses, calls, prints. It knows every other room, and none knows it."""
+
+from residuum.cli.main import main as main

@@ -1,0 +1,1 @@
+"""Networks where they are only used: folded for speed (`folding.py`), and classes of image files (`predict.py`)."""

@@ -1,0 +1,1 @@
+"""Weights in and out: files of ours (`files.py`), layouts of parameter names (`layouts.py`), hubs, config detection."""

@@ -1,0 +1,186 @@
+"""The command line: what it prints, how it refuses, how fast it answers."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from residuum import PRESETS
+
+QUICK = ("--epochs", 1, "--model.width", 0.5, "--batch-size", 256)
+
+
+def test_help_lists_the_commands_without_torch():
+    code = (
+        "import sys; sys.argv = ['residuum', '--help']; from residuum.cli import main\ntry: main()\nexcept SystemExit: "
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True, check=True
+    )
+    for name in ("train", "predict", "summary", "presets"):
+        assert name in result.stdout
+    assert result.stdout.strip().endswith("False")
+
+
+@pytest.mark.parametrize(
+    "line", ["train --model resnet51", "train --data nope", "train --model.width -1", "summary nope"]
+)
+def test_mistakes_in_names_and_fields_are_answered_without_torch(line):
+    code = (
+        f"import sys; sys.argv = ['residuum', *{line.split()!r}]\nfrom residuum.cli import main\n"
+        "try: main()\nexcept SystemExit as e: print(e.code, 'torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().endswith("2 False")
+    assert result.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("train --model resnet51", "no preset 'resnet51'; did you mean 'resnet50'"),
+        ("train --model.width -1", "width is -1.0; it must be a number in (0, 64]"),
+        ("train --model.groups 3", "groups=3"),
+        ("train --model.widht 2", "--model.width"),
+        ("train --epochs 0", "epochs is 0; it must be an integer of at least 1"),
+        ("train --epochs many", "many"),
+        ("train --data nope", "neither a dataset"),
+        ("train --device gpu", "'gpu' is not the name of a device"),
+        ("train --device cuda:99", "there is no device 'cuda:99' here"),
+        ("train --model.num-classes 3", "num_classes is 3 but digits has 10"),
+        ("train --model.in-channels 3", "in_channels is 3 but digits has 1"),
+        ("train --recipe none.toml", "none.toml cannot be read"),
+        ("train --resume nowhere", "nowhere is not a run that can be resumed"),
+        ("train --resume nowhere --epochs 3", "leave out --epochs"),
+        ("train --out here", "here exists already"),
+        ("predict nowhere x.png", "cannot be read as weights"),
+        ("summary resnet51 --layers", "did you mean 'resnet50'"),
+        ("summary resnet50 --size 0 3", "must be positive"),
+        ("summary resnet50 --size 8 8", "do not pass"),
+        ("summary resnet50 --draw net.pdf", "does not end in .svg or .png"),
+        ("summary resnet50 --draw no/net.png", "folder of no/net.png does not exist"),
+        ("presets zzz", "no preset's name contains 'zzz'"),
+        ("tarin", "train"),
+    ],
+)
+def test_mistakes_get_one_clear_sentence_and_leave_nothing(refused, tmp_path, monkeypatch, line, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert says in refused(*line.split())
+    assert [p.name for p in tmp_path.iterdir()] == ["here"]
+
+
+def test_training_predicting_and_resuming_by_the_commands_it_prints(command, tmp_path, monkeypatch):
+    import numpy as np
+
+    from residuum.data.catalog import facts
+    from residuum.data.sources import open_source
+
+    monkeypatch.chdir(tmp_path)
+    result = command("train", "--epochs", 15)
+    assert result.code == 0
+    assert re.search(r"test accuracy \d\d\.\d\d % after 15 epochs", result.out)
+    assert "runs/digits-1" in result.out
+    digits = open_source(facts("digits"), channels=1, image_size=0, root=tmp_path, skip_bad_images=False)
+    right = 0
+    for i in range(0, 360, 12):
+        Image.fromarray(np.kron(digits.test.images[i, :, :, 0].numpy(), np.ones((3, 3), np.uint8))).save("digit.png")
+        out = command("predict", "runs/digits-1", "digit.png", "--top", 1).out
+        right += f"│ {digits.test.labels[i]}" in out
+    assert right >= 24
+
+
+def test_predicting_names_what_is_wrong(command, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command("train", *QUICK, "--out", "run")
+    (tmp_path / "bad.png").write_bytes(b"junk")
+    assert "no image file none.png" in refused("predict", "run", "none.png")
+    assert "bad.png cannot be decoded" in refused("predict", "run", "bad.png")
+    assert "no image was given" in refused("predict", "run")
+
+
+def test_weights_that_were_not_saved_by_training_cannot_predict(refused, tmp_path, monkeypatch):
+    from residuum import create
+    from residuum.weights.files import save
+
+    save(create("cifar_resnet20"), tmp_path / "x.safetensors")
+    assert "classes and preprocessing" in refused("predict", tmp_path / "x.safetensors", "x.png")
+
+
+def test_a_folder_of_images_trains(command, image_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = ("--data", image_folder(side=16, train=20), "--model", "digits_resnet", "--epochs", 6, "--batch-size", 10)
+    result = command("train", *line)
+    assert result.code == 0, result
+    assert "test accuracy 100.00 %" in result.out
+    table = command("predict", "runs/colours-1", "colours/test/red/0.png").out
+    assert re.search(r"0\.png +│ red", table)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, code):
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from residuum.cli import main; main()", "train", "--epochs", "500", "--out", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 60
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "residuum train --resume run" in out
+    assert (tmp_path / "run" / "state.pt").exists()
+
+
+def test_the_summary_has_stages_and_totals(command):
+    out = command("summary", "resnet50d", "--width", 0.5).out
+    for word in ("stem", "layer4", "head", "total", "6,920,344", "1.09"):
+        assert word in out
+
+
+def test_the_presets_can_be_searched(command):
+    out = command("presets", "wide").out
+    assert "wide_resnet50_2" in out
+    assert "resnet18" not in out
+    assert "68,883,240" in out
+
+
+@pytest.mark.slow
+def test_all_presets_are_listed(command):
+    out = command("presets").out
+    assert all(name in out for name in PRESETS)
+
+
+@pytest.mark.parametrize("ending", [".svg", ".png"])
+def test_a_drawing_has_a_bar_for_every_convolution(command, tmp_path, ending):
+    path = tmp_path / f"net{ending}"
+    assert command("summary", "resnet26t", "--draw", path).code == 0
+    content = path.read_bytes()
+    if ending == ".png":
+        with Image.open(path) as image:
+            assert min(image.size) > 400
+    else:
+        bars = content.count(b'<path d="M') - content.count(b"fill: none")
+        assert bars >= 3 + 3 * 8
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    if shutil.which("sh") is None:
+        pytest.skip("needs a shell")
+    code = "from residuum.cli import main; main()"
+    line = f"{sys.executable} -c '{code}' presets cifar; echo code=$? >&2"
+    result = subprocess.run(
+        ["sh", "-c", f"({line}) | true"], capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr

@@ -1,0 +1,208 @@
+"""Recomputation changes what is kept and nothing else."""
+
+import copy
+import os
+import sys
+from contextlib import nullcontext
+
+import pytest
+import torch
+from tests.networks import scramble
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from residuum import ConfigError, ResNetConfig, create, freeze
+from residuum.memory import MODES, kept_bytes, recompute
+
+SMALL = ResNetConfig(
+    depths=(2, 2), widths=(8, 16), stem_width=8, num_classes=5, zero_init_residual=False, output_stride=32
+)
+VARIANTS = {
+    "bottleneck": {},
+    "basic": {"block": "basic"},
+    "preact": {"preact": True},
+    "preact-basic-d": {"preact": True, "block": "basic", "downsample": "avg", "stem": "deep"},
+    "se": {"attention": "se"},
+    "basic-eca": {"block": "basic", "attention": "eca"},
+    "blur": {"antialias": "blur", "downsample": "avg"},
+    "group": {"norm": "group"},
+    "gelu": {"activation": "gelu"},
+    "silu": {"activation": "silu", "block": "basic"},
+    "pad": {"downsample": "pad", "block": "basic"},
+    "row": {"stochastic_depth": 0.5, "dropout": 0.3},
+    "batch": {"stochastic_depth": 0.5, "stochastic_depth_mode": "batch", "dropout": 0.3},
+    "basic-row": {"stochastic_depth": 0.5, "block": "basic", "preact": True},
+    "cumulative": {},
+    "frozen": {},
+    "wide": {"depths": (1, 2), "widths": (72, 136)},
+    "standardized": {"weight_standardization": True, "norm": "group", "preact": True, "stem_pool": "max0"},
+}
+
+
+def build(variant):
+    torch.manual_seed(0)
+    model = create(SMALL.replace(**VARIANTS[variant]))
+    scramble(model)
+    if variant == "cumulative":
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None
+    return freeze(model, stages=1) if variant == "frozen" else model
+
+
+def train(model, *, bf16=False, steps=3, accumulate=2):
+    """Losses, gradients, parameters and buffers after some steps."""
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
+    found = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        for _ in range(accumulate):
+            images = torch.randn(4, 3, 33, 40).to(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
+                loss = nn.functional.cross_entropy(model(images).float(), torch.randint(5, (4,)))
+            loss.backward()
+            found.append(loss.detach())
+        found += [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        optimizer.step()
+    return found + [t.clone() for t in model.state_dict().values()]
+
+
+def same(ours, plain):
+    return len(ours) == len(plain) and all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_mode_gives_the_plain_networks_numbers_to_the_bit(variant, bf16):
+    plain = train(build(variant), bf16=bf16)
+    for mode in MODES[1:]:
+        assert same(train(recompute(build(variant), mode), bf16=bf16), plain), mode
+
+
+def test_without_the_guard_statistics_would_be_wrong():
+    """What the guard is for: torch's checkpoint alone averages and counts twice."""
+    from torch.utils.checkpoint import checkpoint
+
+    model = build("bottleneck")
+    norm = model.layer1[0].bn1
+    checkpoint(model.layer1[0], torch.randn(2, 8, 9, 9, requires_grad=True), use_reentrant=False).sum().backward()
+    assert norm.num_batches_tracked == 2
+    model = recompute(build("bottleneck"), "block")
+    model.layer1[0](torch.randn(2, 8, 9, 9, requires_grad=True)).sum().backward()
+    assert model.layer1[0].bn1.num_batches_tracked == 1
+
+
+def test_modes_may_differ_by_stage_and_by_block():
+    plain = train(build("bottleneck"))
+    for modes in (["stage", "none"], ["selective", ["block", "none"]], [["none", "block"], "stage"]):
+        assert same(train(recompute(build("bottleneck"), modes)), plain), modes
+
+
+def test_each_mode_keeps_less_than_the_one_before():
+    config = ResNetConfig(depths=(3, 3), widths=(16, 32), stem_width=16, num_classes=5)
+    images = torch.randn(4, 3, 64, 64)
+    kept = [kept_bytes(recompute(create(config), mode), images) for mode in MODES]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[1] < 0.6 * kept[0]
+    assert kept[2] < 0.4 * kept[0]
+
+
+def test_none_undoes_everything_and_names_never_change():
+    model = build("bottleneck")
+    names, inside = list(model.state_dict()), {k: set(m.__dict__) for k, m in model.named_modules()}
+    for mode in MODES:
+        recompute(model, mode)
+        assert list(model.state_dict()) == names
+    recompute(model, "none")
+    assert {k: set(m.__dict__) for k, m in model.named_modules()} == inside
+
+
+def test_a_copy_recomputes_by_itself():
+    model = recompute(build("bottleneck"), "selective")
+    twin = copy.deepcopy(model)
+    plain = train(build("bottleneck"))
+    assert same(train(twin), plain)
+    assert same(train(model), plain), "the copy's steps did not touch the original"
+
+
+def test_a_skipped_block_is_not_run_in_either_pass():
+    for mode in MODES:
+        model = recompute(build("batch"), mode)
+        calls, last = [], model.layer2[-1]
+        last.conv1.register_forward_hook(lambda *args, calls=calls: calls.append(1))
+        last.drop.rate = 1 - 1e-9
+        model(torch.randn(2, 3, 33, 33)).sum().backward()
+        assert not calls, mode
+
+
+def test_evaluation_and_inference_are_untouched():
+    plain, model = build("bottleneck").eval(), recompute(build("bottleneck"), "stage").eval()
+    images = torch.randn(2, 3, 40, 40)
+    with torch.inference_mode():
+        assert torch.equal(plain(images), model(images))
+    assert torch.equal(plain(images), model(images))
+    for a, b in zip(plain.features(images), model.features(images), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        ("all", "mode is 'all'; it must be one of none, selective, block, stage"),
+        (3, "mode is 3; it must be one of none"),
+        (["none"], "1 modes are given for 2 stages"),
+        (["none", ["block"]], "1 modes are given for the 2 blocks of stage 2"),
+        (["none", ["block", "stage"]], "for whole stages only"),
+    ],
+)
+def test_modes_that_cannot_be_are_refused_and_change_nothing(mode, says):
+    model = recompute(build("bottleneck"), "block")
+    before = model.layer1[0].forward
+    with pytest.raises(ConfigError, match=says):
+        recompute(model, mode)
+    assert model.layer1[0].forward is before
+
+
+def test_a_model_that_is_not_ours_is_refused():
+    with pytest.raises(ConfigError, match=r"the model is a torch\.nn\.\S*Linear; give a residuum\.ResNet"):
+        recompute(nn.Linear(2, 2), "block")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a C++ compiler that torch.compile finds")
+def test_compiled_the_networks_numbers_stay():
+    images = torch.randn(2, 3, 32, 32)
+    expected = build("basic")(images)
+    out = torch.compile(recompute(build("basic"), "selective"), fullgraph=True, backend="aot_eager")(images)
+    assert torch.allclose(out, expected, atol=1e-5)
+    out.sum().backward()
+
+
+def _distributed(rank, folder):
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    for variant in ("bottleneck", "batch"):
+        found = {}
+        for mode in MODES:
+            model = DistributedDataParallel(recompute(build(variant), mode))
+            torch.manual_seed(rank)
+            found[mode] = []
+            for _ in range(3):
+                loss = model(torch.randn(2, 3, 33, 33)).square().mean()
+                loss.backward()
+                found[mode] += [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+            found[mode] += list(model.module.state_dict().values())
+        torch.save(
+            {mode: same(values, found["none"]) for mode, values in found.items()}, f"{folder}/{variant}{rank}.pt"
+        )
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_get_the_plain_networks_numbers(tmp_path):
+    torch.multiprocessing.spawn(_distributed, (os.fspath(tmp_path),), nprocs=2)
+    for path in sorted(tmp_path.glob("*.pt")):
+        assert all(torch.load(path).values()), path.name
+    assert len(list(tmp_path.glob("*.pt"))) == 4
