@@ -1,14 +1,22 @@
 """What several tests need: small image folders, a quick run, the command line in this process."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a worker of pytest-xdist each core; processes that tests start inherit it
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from residuum import cli
+
+
+def pytest_collection_modifyitems(items):
+    """Lint and types first, then the quick tests, then the slow ones: what fails soonest is known soonest."""
+    items.sort(key=lambda item: 0 if item.path.name == "test_lint.py" else 2 if item.get_closest_marker("slow") else 1)
 
 
 @dataclass
