@@ -8,19 +8,19 @@ if TYPE_CHECKING:
     from residuum.errors import ConfigError as ConfigError
     from residuum.errors import ResiduumError as ResiduumError
     from residuum.errors import WeightsError as WeightsError
+    from residuum.factory import create as create
     from residuum.inference.folding import optimize_for_inference as optimize_for_inference
     from residuum.memory.checkpointing import recompute as recompute
     from residuum.nn.backbone import Pyramid as Pyramid
     from residuum.nn.backbone import Segmentation as Segmentation
     from residuum.nn.backbone import freeze as freeze
     from residuum.nn.resnet import ResNet as ResNet
-    from residuum.nn.resnet import create as create
     from residuum.presets import PRESETS as PRESETS
     from residuum.presets import preset as preset
     from residuum.weights.detection import infer_config as infer_config
     from residuum.weights.files import load as load
-    from residuum.weights.files import load_weights as load_weights
     from residuum.weights.files import save as save
+    from residuum.weights.loading import load_weights as load_weights
 
 __version__ = "0.1.0"
 
@@ -33,11 +33,11 @@ _HOMES = {
     "ResiduumError": "errors",
     "Segmentation": "nn.backbone",
     "WeightsError": "errors",
-    "create": "nn.resnet",
+    "create": "factory",
     "freeze": "nn.backbone",
     "infer_config": "weights.detection",
     "load": "weights.files",
-    "load_weights": "weights.files",
+    "load_weights": "weights.loading",
     "optimize_for_inference": "inference.folding",
     "preset": "presets",
     "recompute": "memory.checkpointing",

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from residuum.config import ResNetConfig
 from residuum.nn.blocks import ACTIVATIONS, Block, antialias, conv, norm
+from residuum.preprocessing import Preprocessing
 
 
 class FeatureInfo(NamedTuple):
@@ -66,6 +67,9 @@ class ResNet(nn.Module):
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
+        # What its weights were trained for, where that is known: names of the classes, and what happens to images.
+        self.classes: tuple[str, ...] | None = None
+        self.preprocessing: Preprocessing | None = None
         width = config.stem_channels[-1]
         self.conv1 = stem_convolutions(config)
         # A pre-activation block begins with its own norm, so the stem has none and the head has one.
@@ -127,14 +131,3 @@ class ResNet(nn.Module):
         """The last stage's output to logits, (N, num_classes), or to pooled features, (N, num_features)."""
         pooled = self.act(self.norm(x)).mean((2, 3))
         return self.fc(self.dropout(pooled))  # type: ignore[no-any-return]
-
-
-def create(architecture: str | ResNetConfig, **changes: object) -> ResNet:
-    """The network of a preset or config, with fields changed: `create("resnet50", num_classes=10, width=0.5)`.
-
-    Raises `ConfigError`, before any tensor exists, for an unknown preset or a field that is wrong.
-    """
-    from residuum.presets import preset
-
-    config = preset(architecture) if isinstance(architecture, str) else architecture
-    return ResNet(config.replace(**changes))
