@@ -170,14 +170,19 @@ def fit(
 
 def _check_finite(state: State, mine: Mapping[str, Tensor], source: str) -> None:
     """Refuse what is no number, or will be none in the network's type."""
-    bad = []
-    for name, value in state.items():
-        if value.is_floating_point():
-            narrow = mine[name].dtype.itemsize < value.itemsize and mine[name].is_floating_point()
-            if not (value.to(mine[name].dtype) if narrow else value).isfinite().all():
-                bad.append(name)
+    bad = [name for name, value in state.items() if not finite(value, mine[name].dtype)]
     if bad:
         raise WeightsError(f"{source} holds NaN or infinity in {some(bad)}; these weights are of no use")
+
+
+def finite(value: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether all of a tensor are numbers, and are in `dtype` too; needs no memory of the tensor's size."""
+    if not value.is_floating_point() or not value.numel():
+        return True
+    if value.dtype not in FLOATING:  # types of eight bits and fewer have few operations
+        value = value.float()
+    ends = torch.stack(value.detach().aminmax())  # NaN if any is
+    return bool(ends.isfinite().all() and (dtype is None or ends.to(dtype).isfinite().all()))
 
 
 def _adapt_stem(state: State, mine: Mapping[str, Tensor]) -> list[str]:

@@ -13,7 +13,7 @@ from residuum.config import ResNetConfig
 from residuum.errors import WeightsError, quoted
 from residuum.files import write_text, write_whole
 from residuum.preprocessing import Preprocessing
-from residuum.weights.checkpoint import State, expected_state
+from residuum.weights.checkpoint import State, expected_state, finite
 from residuum.weights.detection import fitting_presets, infer_config
 from residuum.weights.files import fit_whole, read_checkpoint, write_ours
 from residuum.weights.layouts import LAYOUTS, check_layout, to_theirs
@@ -51,18 +51,11 @@ def inspect(source: object, *, prefix: str | None = None) -> Inspection:
         tuple(differing),
         sum(value.numel() for name, value in floating.items() if "running_" not in name),
         tuple(sorted({str(value.dtype).removeprefix("torch.") for value in floating.values()})),
-        tuple(name for name, value in floating.items() if not _finite(value)),
+        tuple(name for name, value in floating.items() if not finite(value)),
         checkpoint.classes,
         checkpoint.preprocessing,
         checkpoint.notes,
     )
-
-
-def _finite(value: Tensor) -> bool:
-    try:
-        return bool(value.isfinite().all())
-    except RuntimeError:  # types of eight bits and fewer, which have no such operation
-        return bool(value.float().isfinite().all())
 
 
 def convert(source: object, target: str | Path, to: str, *, prefix: str | None = None) -> ResNetConfig:
