@@ -161,7 +161,8 @@ def mangle_names(rng: random.Random, state: State) -> None:
         digits = [i for i, c in enumerate(name) if c.isdigit()]
         place = rng.choice(digits) if digits else 0
         state[rng.choice((
-            name[:place] + number + name[place + 1 :], rng.choice(ODD_NAMES), name + rng.choice(ODD_NAMES), name.upper(),
+            name[:place] + number + name[place + 1 :], rng.choice(ODD_NAMES), name.upper(),
+            name + rng.choice(ODD_NAMES),
             rng.choice(ODD_NAMES) + name, name.replace(".", "_"), name[::-1], name.replace("layer", "stage"),
             name.removesuffix(".weight") + ".weight_orig",
         ))] = value  # fmt: skip
@@ -353,7 +354,8 @@ def odd_metadata(rng: random.Random, state: State, path: Path, config: Any) -> N
         lambda: json.dumps({"config": good | {"depths": [1000] * rng.choice((2, 1000, 100_000))}}),
         lambda: json.dumps({"config": good | {"widths": [2**20] * 2, "stem_width": 2**20}}),
         lambda: json.dumps({"config": good | {"num_classes": 2**20, "widths": [2**20, 2**20]}}),
-        lambda: json.dumps({"config": good | {"width": 64.0}}), lambda: json.dumps({"config": good | {"groups": 2**20}}),
+        lambda: json.dumps({"config": good | {"width": 64.0}}),
+        lambda: json.dumps({"config": good | {"groups": 2**20}}),
         lambda: json.dumps({"config": good | {rng.choice(sorted(good)): rng.choice(ODD_VALUES)}}),
         lambda: json.dumps({"config": good | {rng.choice(sorted(good)): rng.choice(ODD_VALUES)}}),
         lambda: json.dumps({"config": good | {"x" * 100_000: 1}}),

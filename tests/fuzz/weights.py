@@ -4,7 +4,8 @@
     python -m tests.fuzz.weights --only 123 --seed 7      one file, with the traceback where there is one
 
 Each file goes through `load`, `load_weights` strict and not, `inspect` and `convert` in a process of its own, which
-measures time (of the processor, so that other jobs do not count) and memory. An operation ends right, or with one sentence; whatever else it does counts as a fault.
+measures memory and time, of the processor, so that other jobs do not count. An operation ends right, or with one
+sentence; whatever else it does counts as a fault.
 """
 
 import argparse

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from residuum.config import CONVS, ResNetConfig
 from residuum.errors import ConfigError, WeightsError, quoted
@@ -72,8 +73,25 @@ def expected_state(config: ResNetConfig, tensors: Mapping[str, Tensor], source: 
         raise WeightsError(
             f"{source} says a network of {convolutions} convolutions, but holds {len(tensors)} tensors; it is damaged"
         )
-    with torch.device("meta"):
-        return ResNet(config).state_dict()
+    return on_meta(config).state_dict()
+
+
+def on_meta(config: ResNetConfig) -> ResNet:
+    """A config's network on the meta device: names and shapes, and no data."""
+    with torch.device("meta"), Undrawn():
+        return ResNet(config)
+
+
+class Undrawn(TorchFunctionMode):
+    """Leaves out the random numbers of initialisation, for networks whose weights come from elsewhere.
+
+    On the meta device they cost most: torch decomposes them there, and imports its compiler for that (2 s).
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]  # torch.nn.init hands it over by name
+        return func(*args, **(kwargs or {}))
 
 
 def check_kinds(tensors: Mapping[str, Tensor], source: str) -> None:

@@ -16,9 +16,7 @@ DEEPEST = 100  # containers within containers
 _MARKED = frozenset(op.name for op in pickletools.opcodes if pickletools.markobject in op.stack_before)
 _NAMED = frozenset({"MARK", "GLOBAL", "GET", "BINGET", "LONG_BINGET", "EXT1", "EXT2", "EXT4"})
 _ATOMS = frozenset(
-    op.name
-    for op in pickletools.opcodes
-    if not op.stack_before and len(op.stack_after) == 1 and op.name not in _NAMED
+    op.name for op in pickletools.opcodes if not op.stack_before and len(op.stack_after) == 1 and op.name not in _NAMED
 )
 _GROWS = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
 _MAKES = frozenset({
