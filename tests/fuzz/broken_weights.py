@@ -171,7 +171,7 @@ def mangle_names(rng: random.Random, state: State) -> None:
 def add_tensors(rng: random.Random, state: State) -> None:
     import torch
 
-    count = rng.choice((1, 3, 50, 3000))
+    count = rng.choice((1, 3, 50, 1000))
     for i in range(count):
         name = rng.choice((
             f"extra.{i}.weight", f"layer1.{i}.conv1.weight", f"layer{i}.0.conv1.weight", f"fc.{i}.weight",
@@ -483,7 +483,7 @@ def odd_pickle(rng: random.Random, state: State, path: Path, config: Any) -> Non
         b"\x80\x02I" + b"9" * 100_000 + b"\n.", b"\x80\x02L" + b"9" * 10**6 + b"L\n.", b"\x80\x02\x82\x01.",
         b"\x80\x05\x97.", b"}.", b"N.", b"].", b"\x80", b"\x80\x02", b"\x80\x04\x95" + b"\xff" * 8 + b"}.",
         b"\x80\x02h\x05.", b"\x80\x02X\xff\xff\xff\x7fab.", b"(i__main__\nx\n.",
-        b"\x80\x02" + b"N0" * 1_500_000 + b"N.",
+        b"\x80\x02" + b"N0" * 500_001 + b"N.",
     )  # fmt: skip
     program = rng.choice(programs)
     if rng.random() < 0.5:

@@ -98,7 +98,8 @@ def _refuse_additions(network: ResNet) -> None:
                 f"nothing was saved: {at} has a forward hook, which no file can carry; remove it by its handle first"
             )
         replaced = vars(module).get("forward")
-        if replaced is not None and not _of_ours(replaced):
+        compiled = "_orig_mod" in module._modules
+        if replaced is not None and not compiled and not _of_ours(replaced):
             raise WeightsError(f"nothing was saved: the forward of {at} was replaced, which no file can carry")
         if any(hasattr(parameter, "full_tensor") for parameter in module._parameters.values()):
             raise WeightsError(
