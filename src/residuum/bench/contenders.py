@@ -265,7 +265,7 @@ def matrix_side(kind: str) -> int:
 def _trainer(cell: Cell, device: torch.device) -> Step:
     """The very step of `residuum train`, augmentation included."""
     from residuum.data.sources import Part, Source
-    from residuum.devices import probe_bf16, set_up
+    from residuum.devices import choose_precision, set_up
     from residuum.preprocessing import Preprocessing
     from residuum.train.loop import Session
     from residuum.train.recipe import Recipe
@@ -288,7 +288,7 @@ def _trainer(cell: Cell, device: torch.device) -> Step:
         lr=0.01,
         flip=True,
         pad=4,
-        precision="bf16" if probe_bf16(device)[0] else "fp32",
+        precision="bf16" if choose_precision("auto", device)[0] == "bf16" else "fp32",
         device=str(device),
     )
     session = Session(recipe, source, device)

@@ -29,7 +29,7 @@ from residuum.bench.machine import describe
 from residuum.bench.measure import measure
 from residuum.bench.report import comparison, in_words, lines_sheets, print_report, print_sheet, save_report
 from residuum.bench.results import CellResult, Lines, Report, compare
-from residuum.devices import probe_bf16
+from residuum.devices import choose_precision
 from residuum.errors import BenchError, ConfigError
 from residuum.presets import preset, usual_image_size
 
@@ -65,7 +65,7 @@ def cells_of(
     if "graph" in modes and device.type != "cuda":
         raise BenchError(f"mode graph is of CUDA graphs and the device is {device}; leave it out")
     if not precisions:
-        precisions = ("fp32", "bf16") if probe_bf16(device)[0] else ("fp32",)
+        precisions = ("fp32", "bf16") if choose_precision("auto", device)[0] == "bf16" else ("fp32",)
     cells = []
     for model, batch, task, precision, mode in product(models, batches, tasks, precisions, modes):
         for layout in layouts or (_USUAL_LAYOUT[precision],):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from residuum.devices import probe_bf16
+from residuum.devices import DTYPES, choose_precision
 from residuum.errors import ConfigError, DataError, DeviceError
 from residuum.memory.checkpointing import check_ours
 from residuum.nn.blocks import (
@@ -25,9 +25,7 @@ from residuum.nn.blocks import (
 )
 from residuum.nn.resnet import FeatureInfo, ResNet
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Compile = Literal["default", "reduce-overhead", "max-autotune"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What oneDNN can do to a convolution's output before it writes it: its name, numbers and variant for an activation.
 _EPILOGUES: dict[type[nn.Module], Callable[[Any], tuple[str, list[float], str]]] = {
     ReLU: lambda act: ("relu", [], ""),
@@ -337,27 +335,6 @@ def onednn_fuses(dtype: torch.dtype) -> bool:
     return True
 
 
-@functools.cache
-def _probe(device: torch.device) -> tuple[bool, str]:
-    return probe_bf16(device)
-
-
-def _choose(precision: str, device: torch.device) -> tuple[str, str]:
-    """The precision asked for, or for `auto` the one that pays, and a sentence that says why."""
-    if precision not in get_args(Precision):
-        raise ConfigError(f"precision is {precision!r}; it must be one of {', '.join(get_args(Precision))}")
-    if device.type == "meta":
-        raise DeviceError("the network is on the meta device and has no weights; load them first")
-    if precision == "auto":
-        fast, why = _probe(device)
-        return "bf16" if fast else "fp32", why
-    if precision == "fp16" and device.type == "cpu":
-        raise DeviceError("fp16 is for accelerators; on a CPU ask for bf16, fp32 or auto")
-    if precision == "bf16" and device.type == "cuda" and not _probe(device)[0]:
-        raise DeviceError(f"{_probe(device)[1]}; ask for fp16, fp32 or auto")
-    return precision, "as asked"
-
-
 @overload
 def optimize_for_inference(
     model: ResNet,
@@ -385,7 +362,7 @@ def optimize_for_inference(
 
     Batch norms are folded into convolutions, weight standardization is worked in, tensors are channels-last. On a CPU
     each convolution is one operation with its bias, its activation and the sum, where oneDNN has that. `precision` is
-    fp32, bf16, fp16, or auto: bf16 where a probe finds that the device computes it.
+    fp32, bf16, fp16, or auto: bf16 where the device computes it.
 
     `compile` hands the folded network to `torch.compile` instead: True, or the name of its mode. `export` gives, in
     place of a module, a `torch.export` program for images of that height and width and batches of any size.
@@ -400,8 +377,10 @@ def optimize_for_inference(
     if compile and export is not None:
         raise ConfigError("compile and export are both given; an exported program is compiled by whoever loads it")
     device = next(model.parameters()).device
-    name, why = _choose(precision, device)
-    dtype = _DTYPES[name]
+    if device.type == "meta":
+        raise DeviceError("the network is on the meta device and has no weights; load them first")
+    name, why = choose_precision(precision, device)
+    dtype = DTYPES[name]
     fused = device.type == "cpu" and not compile and export is None and onednn_fuses(dtype)
     net = FoldedResNet(model, Fold(device, dtype, fused), name, why)
     if export is not None:
