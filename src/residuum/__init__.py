@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from residuum.errors import ConfigError as ConfigError
     from residuum.errors import ResiduumError as ResiduumError
     from residuum.errors import WeightsError as WeightsError
-    from residuum.inference.folding import optimize_for_inference as optimize_for_inference
+    from residuum.inference.optimize import optimize_for_inference as optimize_for_inference
     from residuum.memory.checkpointing import recompute as recompute
     from residuum.nn.backbone import Pyramid as Pyramid
     from residuum.nn.backbone import Segmentation as Segmentation
@@ -38,7 +38,7 @@ _HOMES = {
     "infer_config": "weights.detection",
     "load": "weights.files",
     "load_weights": "weights.files",
-    "optimize_for_inference": "inference.folding",
+    "optimize_for_inference": "inference.optimize",
     "preset": "presets",
     "recompute": "memory.checkpointing",
     "save": "weights.files",

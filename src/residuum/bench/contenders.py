@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from residuum.errors import BenchError, nearest
-from residuum.inference.folding import optimize_for_inference
+from residuum.inference.optimize import optimize_for_inference
 from residuum.memory import recompute
 from residuum.nn.resnet import create
 from residuum.presets import PRESETS, preset
