@@ -122,12 +122,17 @@ def test_features_are_those_of_the_network_though_blocks_write_over_their_input(
     model = network(block="basic", depths=(1, 2, 1), widths=(16, 16, 16), output_stride=4, stem_width=16)
     images = torch.randn(2, 3, 40, 40)
     net = optimize_for_inference(model, precision="fp32")
-    with torch.no_grad():
-        expected = model.features(images)
-    for got, wanted, info in zip(net.features(images), expected, net.feature_info, strict=True):
-        assert relative(got, wanted) < 1e-5
-        assert got.shape[1] == info.channels
+    for levels in (None, [0, 2], [3], [0, 1, 2, 3]):
+        with torch.no_grad():
+            expected = model.features(images, levels)
+        got = net.features(images, levels)
+        assert len(got) == len(expected)
+        for ours, theirs in zip(got, expected, strict=True):
+            assert ours.shape == theirs.shape
+            assert relative(ours, theirs) < 1e-5
     assert net.feature_info == model.feature_info
+    with pytest.raises(ConfigError, match="levels is"):
+        net.features(images, [4])
 
 
 def test_sizes_that_take_turns_beyond_those_kept_stay_right():

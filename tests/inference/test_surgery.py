@@ -20,7 +20,7 @@ from tests.networks import relative, scramble
 SMALL = {"depths": (2, 1), "widths": (8, 16), "stem_width": 8, "num_classes": 7, "zero_init_residual": False}
 VARIANTS = [
     *({"activation": name} for name in ("relu", "leaky_relu", "silu", "gelu")),
-    *({"preact": True} | kind for kind in ({}, {"block": "basic"}, {"attention": "se"})),
+    *({"preact": True} | kind for kind in ({}, {"block": "basic"}, {"attention": "se"}, {"activation": "silu"})),
     {"block": "basic", "downsample": "pad"},
     {"attention": "se", "norm": "group"},
     {"attention": "se", "stochastic_depth": 0.3},
@@ -59,7 +59,7 @@ def operated(seed):
                 attempt.eval()
             if not answers(attempt, images).isfinite().all():
                 continue
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             continue  # some cannot follow some others, whatever becomes of the network
         chance.setstate(state)
         surgery(model, chance)

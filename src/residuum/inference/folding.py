@@ -6,7 +6,6 @@ put in, a module or a hook, runs in its place as it is, in float32, on the tenso
 """
 
 import copy
-import itertools
 from collections.abc import Iterable
 from typing import Any, TypeGuard
 
@@ -17,21 +16,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from residuum.devices import slow_in_place
 from residuum.inference.surgery import hooked, is_ordinary, kind, runs_as_its_class_says, settled
-from residuum.nn.backbone import FrozenBatchNorm
+from residuum.memory.in_place import set_in_place
 from residuum.nn.blocks import (
     Block,
     BlurPool,
     EfficientChannelAttention,
-    ReLU,
+    PreactBlock,
     SqueezeExcite,
     StandardizedConv2d,
-    StochasticDepth,
     ZeroPadShortcut,
 )
+from residuum.nn.freezing import FrozenBatchNorm
 from residuum.nn.resnet import Stage
+from residuum.nn.stochastic_depth import StochasticDepth
 
-RELU = (nn.ReLU, ReLU)
-ACTIVATIONS = (*RELU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.ELU, nn.Mish)
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.ELU, nn.Mish)
 _CONVOLUTIONS = (nn.Conv2d, StandardizedConv2d)
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm)
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d, StochasticDepth)  # in evaluation
@@ -165,7 +164,7 @@ class Fold:
         todo = list(without_nothing(given))[::-1]
         while todo:
             layer = todo.pop()
-            if isinstance(layer, Block) and kind(layer) is Block and (block := self._block(layer)) is not None:
+            if (block := self._block(layer)) is not None:
                 row.append(block)
                 continue
             if not _is_convolution(layer):
@@ -189,15 +188,16 @@ class Fold:
             stage.add_module(str(i), child)
         return InFloat32(stage, self.dtype)
 
-    def _block(self, block: Block) -> FoldedBlock | None:
-        """The block folded; None where what comes first in it is a user's, and might keep what is then overwritten."""
-        names = list(itertools.chain(*block.segments))
-        given = [getattr(block, name) for name in names]
-        enters = list(without_nothing([block.bn1] if block.preact else given))
-        shortcut = list(without_nothing([block.downsample]))
-        if not enters or any(kind(row[0]) not in _FRESH for row in (enters, shortcut) if row):
+    def _block(self, block: nn.Module) -> FoldedBlock | None:
+        """The block folded; None where it is none of ours, or begins with what may keep or change what it is given."""
+        if not isinstance(block, Block) or kind(block) not in (Block, PreactBlock):
             return None
-        gated = block.se if _is_gate(block.se) and not list(without_nothing(given[names.index("se") + 1 :])) else None
+        given = [getattr(block, name) for name in block.branch_layers()]
+        enter = [given.pop(0) for _ in range(2)] if block.preact else []
+        starts = [next(iter(without_nothing(row)), None) for row in (enter[:1] or given, given, [block.downsample])]
+        if starts[0] is None or any(start is not None and kind(start) not in _FRESH for start in starts):
+            return None
+        gated = block.se if _is_gate(block.se) and not list(without_nothing([block.drop])) else None
         branch = self.layers(layer for layer in given if layer is not gated)
         end: Convolution | Sum = Sum(adds_over=not self.slow)
         if gated is not None:
@@ -207,18 +207,17 @@ class Fold:
         if not block.preact:
             last = self.layers([getattr(block, f"act{block.length}")])
             end.end_in(_row(last))
-        enter = self.layers([block.bn1, block.act1] if block.preact else [])
-        return FoldedBlock(enter, branch, self.layers([block.downsample]), end)
+        return FoldedBlock(self.layers(enter), branch, self.layers([block.downsample]), end)
 
     def _kept(self, layer: nn.Module) -> nn.Module:
         """A layer as it is: in the network's precision where it is known, else in float32."""
         if not _is_known(layer):
             return InFloat32(layer.float(), self.dtype)
         layer = copy.deepcopy(layer)  # the same layer may stand in several places
-        if self.slow and hasattr(layer, "inplace"):
-            layer.inplace = False  # type: ignore[assignment]
+        if self.slow:
+            set_in_place(layer, False)
         # Batch norm takes its statistics in float32 whatever its input is.
-        return layer.float() if isinstance(layer, _BatchNorm) else layer.to(self.dtype)
+        return layer.float() if isinstance(layer, _BatchNorm | FrozenBatchNorm) else layer.to(self.dtype)
 
 
 def without_nothing(layers: Iterable[nn.Module | None]) -> Iterable[nn.Module]:
@@ -256,14 +255,22 @@ def _follows(conv: nn.Conv2d, norm: Any) -> bool:
     return all(is_ordinary(settled(norm, name)) for name in ("weight", "bias", "running_mean", "running_var"))
 
 
+def is_mean(pool: nn.Module) -> bool:
+    """Whether a layer is the average over all pixels."""
+    return kind(pool) is nn.AdaptiveAvgPool2d and pool.output_size in (1, (1, 1))
+
+
 def _is_gate(attention: nn.Module | None) -> bool:
     """Whether a layer is attention as the blocks make it."""
     if not isinstance(attention, SqueezeExcite | EfficientChannelAttention) or not _is_known(attention):
         return False
     if isinstance(attention, EfficientChannelAttention):
         return kind(attention.conv) is nn.Conv1d
-    squeezes = (attention.fc1, attention.fc2)
-    return all(_is_convolution(m) and (m.kernel_size, m.padding, m.groups) == ((1, 1), (0, 0), 1) for m in squeezes)
+    squeezes = all(
+        _is_convolution(m) and (m.kernel_size, m.padding, m.groups) == ((1, 1), (0, 0), 1)
+        for m in (attention.fc1, attention.fc2)
+    )
+    return squeezes and kind(attention.act) in ACTIVATIONS
 
 
 def _linear(conv: nn.Conv2d) -> nn.Linear:

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residuum.errors import ConfigError
-from residuum.inference.folding import RELU, Convolution
+from residuum.inference.folding import Convolution
 
 # What oneDNN can do to a convolution's output before it writes it: its name, numbers and variant for an activation.
 _EPILOGUES: dict[type[nn.Module], Callable[[Any], tuple[str, list[float], str]]] = {
-    **dict.fromkeys(RELU, lambda act: ("relu", [], "")),
+    nn.ReLU: lambda act: ("relu", [], ""),
     nn.LeakyReLU: lambda act: ("leaky_relu", [act.negative_slope], ""),
     nn.SiLU: lambda act: ("swish", [], ""),
     nn.GELU: lambda act: ("gelu", [], act.approximate),
@@ -48,7 +48,7 @@ class FusedConv(Convolution):
         self.after = None if fused else act
         self.epilogue = ("none", [], "") if fused is None else fused(act)
         # After a sum oneDNN is asked for the one activation that torch lets through there.
-        self.sums_to_relu = type(act) in RELU
+        self.sums_to_relu = type(act) is nn.ReLU
 
     def _weight(self, shape: torch.Size) -> Tensor:
         weight = self.laid_out.get(shape)

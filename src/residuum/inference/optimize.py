@@ -1,6 +1,6 @@
 """A network made ready for inference alone: folded, in the device's best format and precision."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Literal, Self, get_args
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from residuum.devices import DTYPES, choose_precision
 from residuum.errors import ConfigError, DataError, DeviceError, quoted
-from residuum.inference.folding import Convolution, Fold, FoldedConv, without_nothing
+from residuum.inference.folding import Convolution, Fold, FoldedConv, is_mean, without_nothing
 from residuum.inference.onednn import FusedConv, onednn_fuses
 from residuum.inference.surgery import copied, move_hooks
-from residuum.nn.resnet import FeatureInfo, ResNet
+from residuum.nn.resnet import ResNet
 
 Compile = Literal["default", "reduce-overhead", "max-autotune"]
 
@@ -28,37 +28,44 @@ class FoldedResNet(nn.Module):
         super().__init__()
         self.config, self.precision, self.why = model.config, precision, why
         self.dtype, self.device = fold.dtype, device
-        stem = fold.layers([model.conv1, model.bn1, model.act1, model.maxpool])
-        self.in_channels = stem[0].in_channels if stem and isinstance(stem[0], Convolution) else None
-        self.stem = nn.Sequential(*stem)
-        self.stages = nn.ModuleList(fold.stage(stage) for stage in model.stages)
-        self.norm = nn.Sequential(*fold.layers([model.norm, model.act]))
-        self.fc = nn.Sequential(*without_nothing([model.dropout, model.fc])).float()
+        self.feature_info = model.feature_info
+        stem, *stages, head = model.parts()
+        *first, pool = stem.layers.values()
+        self.stem, self.pool = nn.Sequential(*fold.layers(first)), nn.Sequential(*fold.layers([pool]))
+        self.in_channels = next((m.in_channels for m in self.stem[:1] if isinstance(m, Convolution)), None)
+        self.stages = nn.ModuleList(fold.stage(*stage.layers.values()) for stage in stages)
+        layers, average = list(head.layers.values()), head.layers["avgpool"]
+        before, after = layers[: layers.index(average)], layers[layers.index(average) + 1 :]
+        self.norm = nn.Sequential(*fold.layers(before))
+        self.average = None if is_mean(average) else average.float()
+        self.fc = nn.Sequential(*without_nothing(after)).float()
         move_hooks(model, self)
         self.training = False
-
-    @property
-    def feature_info(self) -> list[FeatureInfo]:
-        """Of each stage, as the network's own."""
-        return [FeatureInfo(f"layer{i}", s.channels, s.stride) for i, s in enumerate(self.config.stages, 1)]
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):
-            x = self.stem(self._taken(x))
+            x = self.pool(self.stem(self._taken(x)))
             for stage in self.stages:
                 x = stage(x)
-            return self.fc(self.norm(x).mean((2, 3), dtype=torch.float32))  # type: ignore[no-any-return]
+            x = self.norm(x)
+            if self.average is None:
+                return self.fc(x.mean((2, 3), dtype=torch.float32))  # type: ignore[no-any-return]
+            return self.fc(self.average(x.float().contiguous()).flatten(1))  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def features(self, x: Tensor) -> list[Tensor]:
-        """The output of each stage in float32, as `feature_info` says."""
+    def features(self, x: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:
+        """The feature maps of some levels of `feature_info`, all stages where none are named, in float32."""
+        wanted = ResNet.check_levels(self, levels)  # type: ignore[arg-type] # which asks the config alone
+        parts = [self.stem, *(nn.Sequential(self.pool, s) if i == 0 else s for i, s in enumerate(self.stages))]
+        outputs = []
         with torch.autocast(self.device.type, enabled=False):
-            x, outputs = self.stem(self._taken(x)), []
-            for stage in self.stages:
-                x = stage(x)
-                outputs.append(x.to(torch.float32, copy=True))  # the next block may write over it
-            return outputs
+            x = self._taken(x)
+            for level, part in enumerate(parts[: wanted[-1] + 1]):
+                x = part(x)
+                if level in wanted:
+                    outputs.append(x.to(torch.float32, copy=True))  # the next block may write over it
+        return outputs
 
     def _taken(self, x: Tensor) -> Tensor:
         """The images in the network's precision, channels last; raises `DataError` for any other shape."""
