@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from residuum.memory.checkpointing import recompute as recompute
     from residuum.nn.backbone import Pyramid as Pyramid
     from residuum.nn.backbone import Segmentation as Segmentation
-    from residuum.nn.backbone import freeze as freeze
+    from residuum.nn.freezing import freeze as freeze
     from residuum.nn.resnet import ResNet as ResNet
     from residuum.nn.resnet import create as create
     from residuum.presets import PRESETS as PRESETS
@@ -34,7 +34,7 @@ _HOMES = {
     "Segmentation": "nn.backbone",
     "WeightsError": "errors",
     "create": "nn.resnet",
-    "freeze": "nn.backbone",
+    "freeze": "nn.freezing",
     "infer_config": "weights.detection",
     "load": "weights.files",
     "load_weights": "weights.files",

@@ -125,17 +125,18 @@ def cost(
             name, tuple(x.shape), 0, parameters, macs_after - macs, backward, kept_after - kept, tuple(layers)
         )
 
-    parts = [run("stem", model.stem, [model.conv1, model.bn1, model.maxpool])]
-    for info, stage, depth in zip(model.feature_info, model.stages, config.depths, strict=True):
-        blocks = [run(info.name, block, [block]) for block in stage]
-        blocks += [_renamed(blocks[-1], f"{info.name}.1.", f"{info.name}.{i}.") for i in range(2, depth)]
+    stem, *stages, head = model.parts()
+    parts = [run(stem.name, stem.run, list(stem.layers.values()))]
+    for stage, depth in zip(stages, config.depths, strict=True):
+        blocks = [run(stage.name, block, [block]) for block in stage.blocks]
+        blocks += [_renamed(blocks[-1], f"{stage.name}.1.", f"{stage.name}.{i}.") for i in range(2, depth)]
         total = {
             name: sum(getattr(block, name) for block in blocks)
             for name in ("parameters", "macs", "backward_macs", "activation_bytes")
         }
         inside = tuple(layer for block in blocks for layer in block.layers)
-        parts.append(PartCost(info.name, tuple(x.shape), depth, **total, layers=inside))
-    parts.append(run("head", model.head, [model.norm, model.fc]))
+        parts.append(PartCost(stage.name, tuple(x.shape), depth, **total, layers=inside))
+    parts.append(run(head.name, head.run, list(head.layers.values())))
     for handle in remove:
         handle.remove()
     return parts

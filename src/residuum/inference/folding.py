@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self, TypeGuard, cast, get_args, overload
 
@@ -11,24 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from residuum.devices import DTYPES, choose_precision
+from residuum.devices import DTYPES, choose_precision, slow_in_place
 from residuum.errors import ConfigError, DataError, DeviceError
 from residuum.memory.checkpointing import check_ours
+from residuum.memory.in_place import choose_in_place
 from residuum.nn.blocks import (
     Block,
     EfficientChannelAttention,
-    ReLU,
     SqueezeExcite,
     StandardizedConv2d,
-    StochasticDepth,
-    add,
 )
+from residuum.nn.freezing import FrozenBatchNorm
 from residuum.nn.resnet import FeatureInfo, ResNet
+from residuum.nn.stochastic_depth import StochasticDepth
 
 Compile = Literal["default", "reduce-overhead", "max-autotune"]
 # What oneDNN can do to a convolution's output before it writes it: its name, numbers and variant for an activation.
 _EPILOGUES: dict[type[nn.Module], Callable[[Any], tuple[str, list[float], str]]] = {
-    ReLU: lambda act: ("relu", [], ""),
+    nn.ReLU: lambda act: ("relu", [], ""),
     nn.LeakyReLU: lambda act: ("leaky_relu", [act.negative_slope], ""),
     nn.SiLU: lambda act: ("swish", [], ""),
     nn.GELU: lambda act: ("gelu", [], act.approximate),
@@ -37,6 +36,11 @@ _EPILOGUES: dict[type[nn.Module], Callable[[Any], tuple[str, list[float], str]]]
 SHAPES_KEPT = 2  # of inputs for which weights stay laid out: a batch, and what is left over at the end
 _ACTIVATIONS = (*_EPILOGUES, nn.ELU, nn.Mish)
 _NOTHING = (nn.Identity, nn.Dropout, StochasticDepth)  # in evaluation
+
+
+def _sum(x: Tensor, y: Tensor) -> Tensor:
+    """The sum, written over x where that is no slower."""
+    return x + y if slow_in_place(x.device, x.dtype) else x.add_(y)
 
 
 class FoldedConv(nn.Module):
@@ -55,7 +59,7 @@ class FoldedConv(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        x = x if other is None else add(x, other)
+        x = x if other is None else _sum(x, other)
         return x if self.act is None else self.act(x)
 
 
@@ -86,7 +90,7 @@ class FusedConv(nn.Module):
         self.after = None if fused else act
         self.epilogue = ("none", [], "") if fused is None else fused(act)
         # After a sum oneDNN is asked for the one activation that torch lets through there.
-        self.sums_to_relu = type(act) is ReLU
+        self.sums_to_relu = type(act) is nn.ReLU
 
     def _weight(self, shape: torch.Size) -> Tensor:
         weight = self.laid_out.get(shape)
@@ -118,7 +122,7 @@ class Sum(nn.Module):
         self.act = act
 
     def forward(self, branch: Tensor, shortcut: Tensor) -> Tensor:
-        x = add(branch, shortcut)
+        x = _sum(branch, shortcut)
         return x if self.act is None else self.act(x)
 
 
@@ -145,7 +149,7 @@ class FoldedBlock(nn.Module):
 
     def __init__(self, block: Block, fold: "Fold") -> None:
         super().__init__()
-        layers = [getattr(block, name) for name in itertools.chain(*block.segments)]
+        layers = [getattr(block, name) for name in block.branch_layers()]
         gated = block.se if isinstance(block.se, SqueezeExcite | EfficientChannelAttention) else None
         branch = fold.layers(layer for layer in layers if layer is not gated)  # a None among them is nothing
         self.enter = _row(fold.layers([block.bn1, block.act1] if block.preact else []))
@@ -182,6 +186,7 @@ class FoldedResNet(nn.Module):
         )
         self.norm = nn.Sequential(*fold.layers([model.norm, model.act]))
         self.fc = copy.deepcopy(model.fc).float().requires_grad_(False)
+        choose_in_place(self, self.device, self.dtype)
         super().train(False)
 
     @property
@@ -252,7 +257,7 @@ class Fold:
             row.append(self._conv(layer, norm, act))
         return row
 
-    def _conv(self, conv: nn.Conv2d, norm: _BatchNorm | None, act: nn.Module | None) -> nn.Module:
+    def _conv(self, conv: nn.Conv2d, norm: _BatchNorm | FrozenBatchNorm | None, act: nn.Module | None) -> nn.Module:
         weight, bias = folded(conv, norm)
         weight = weight.to(self.dtype).contiguous(memory_format=torch.channels_last)
         return self.kind(weight, bias.to(self.dtype), conv, act)
@@ -260,7 +265,7 @@ class Fold:
     def _copy(self, layer: nn.Module) -> nn.Module:
         layer = copy.deepcopy(layer).requires_grad_(False)
         # Batch norm takes its statistics in float32 whatever its input is.
-        return layer if isinstance(layer, _BatchNorm) else layer.to(self.dtype)
+        return layer if isinstance(layer, _BatchNorm | FrozenBatchNorm) else layer.to(self.dtype)
 
 
 def _flat(layers: Iterable[nn.Module | None]) -> Iterable[nn.Module]:
@@ -285,9 +290,9 @@ def _row(layers: list[nn.Module]) -> nn.Module | None:
     return None if not layers else layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
 
-def _is_fixed(norm: nn.Module) -> TypeGuard[_BatchNorm]:
+def _is_fixed(norm: nn.Module) -> TypeGuard[_BatchNorm | FrozenBatchNorm]:
     """Whether a layer is a batch norm that evaluation makes a scale and a shift."""
-    return isinstance(norm, _BatchNorm) and norm.running_mean is not None
+    return isinstance(norm, _BatchNorm | FrozenBatchNorm) and norm.running_mean is not None
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -295,7 +300,7 @@ def _is_plain(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return type(layer) in (nn.Conv2d, StandardizedConv2d) and layer.padding_mode == "zeros"
 
 
-def folded(conv: nn.Conv2d, norm: _BatchNorm | None) -> tuple[Tensor, Tensor]:
+def folded(conv: nn.Conv2d, norm: _BatchNorm | FrozenBatchNorm | None) -> tuple[Tensor, Tensor]:
     """Weight and bias in float32 of the plain convolution that does what conv, then norm in evaluation, do."""
     with torch.no_grad():
         weight = conv.filters() if isinstance(conv, StandardizedConv2d) else conv.weight
