@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from residuum.bench.contenders import OUT_OF_THE_BOX, REFERENCES, Contender, build
 from residuum.bench.workloads import Precision, Workload
+from residuum.factory import create
 from residuum.inference.optimize import optimize_for_inference
-from residuum.nn.resnet import create
 from residuum.presets import preset
 
 
