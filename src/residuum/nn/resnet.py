@@ -234,14 +234,3 @@ class ResNet(nn.Module):
 def classifier(config: ResNetConfig) -> nn.Module:
     """`fc`: the pooled features to logits, or nothing where there are no classes."""
     return nn.Linear(config.num_features, config.num_classes) if config.num_classes else nn.Identity()
-
-
-def create(architecture: str | ResNetConfig, **changes: object) -> ResNet:
-    """The network of a preset or config, with fields changed: `create("resnet50", num_classes=10, width=0.5)`.
-
-    Raises `ConfigError`, before any tensor exists, for an unknown preset or a field that is wrong.
-    """
-    from residuum.presets import preset
-
-    config = preset(architecture) if isinstance(architecture, str) else architecture
-    return ResNet(config.replace(**changes))
