@@ -19,6 +19,8 @@ QUICK = (
 
 def test_a_comparison_leaves_a_whole_report_and_can_be_compared_with_itself(command, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "measure", partial(run.measure, processes=here))
+    for module in ("steps", "measure"):  # a small matrix product, which a test does not wait for
+        monkeypatch.setattr(f"residuum.bench.{module}.matrix_side", lambda kind: 256)
     out = tmp_path / "bench"
     result = command(
         "bench", *QUICK, "--contenders", "residuum", "plain=residuum:create", "--baseline", "plain", "--out", out
