@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from residuum.bench.contenders import OUT_OF_THE_BOX, REFERENCES, Contender, build
 from residuum.bench.workloads import Precision, Workload
-from residuum.inference.folding import optimize_for_inference
-from residuum.nn.resnet import create
+from residuum.factory import create
+from residuum.inference.optimize import optimize_for_inference
 from residuum.presets import preset
 
 
@@ -119,7 +119,7 @@ def matrix_side(kind: str) -> int:
 def _trainer(workload: Workload, device: torch.device) -> Step:
     """The very step of `residuum train`, augmentation included."""
     from residuum.data.sources import Part, Source
-    from residuum.devices import probe_bf16, set_up
+    from residuum.devices import choose_precision, set_up
     from residuum.preprocessing import Preprocessing
     from residuum.train.loop import Session
     from residuum.train.recipe import Recipe
@@ -143,7 +143,7 @@ def _trainer(workload: Workload, device: torch.device) -> Step:
         lr=0.01,
         flip=True,
         pad=4,
-        precision="bf16" if probe_bf16(device)[0] else "fp32",
+        precision="bf16" if choose_precision("auto", device)[0] == "bf16" else "fp32",
         device=str(device),
     )
     session = Session(recipe, source, device)
