@@ -5,7 +5,7 @@ Run `python benchmarks/memory.py [--model resnet50] [--batch-size 32] [--rounds 
 It measures as `residuum bench` does, each contender in a process of its own, but the step that `residuum train` takes:
 no copies of weights in bf16 are kept through the pass, and freed memory stays with the process. The peak is of live
 tensor bytes, counted by storage at the dispatcher, in one step: parameters and their gradients are left out. Beside it
-stands how much the process's resident memory grew in its first step. A ratio is the median of the rounds' paired ratios.
+stands how much the process's resident memory grew in its first step. A ratio is the median of the rounds' ratios.
 """
 
 import argparse
