@@ -82,7 +82,7 @@ def test_deeplab_trains_on_our_backbone(images):
 
 
 def test_a_pyramid_takes_the_stages_that_are_asked_for():
-    pyramid = Pyramid(create("resnet26", **SMALL), out_channels=16, stages=[2, 4])
+    pyramid = Pyramid(create("resnet26", **SMALL), out_channels=16, levels=[2, 4])
     maps = pyramid(torch.randn(1, 3, 64, 64))
     assert {name: tuple(m.shape) for name, m in maps.items()} == {
         "0": (1, 16, 8, 8),
@@ -91,10 +91,10 @@ def test_a_pyramid_takes_the_stages_that_are_asked_for():
     }
 
 
-@pytest.mark.parametrize("stages", [[], [0], [5], [2, 1], [1, 1]])
-def test_stages_that_are_not_there_are_refused(stages):
-    with pytest.raises(ConfigError, match="rising numbers from 1 to 4"):
-        Pyramid(create("resnet18", **SMALL), stages=stages)
+@pytest.mark.parametrize("levels", [[], [-1], [5], [2, 1], [1, 1]])
+def test_levels_that_are_not_there_are_refused(levels):
+    with pytest.raises(ConfigError, match="rising numbers from 0 to 4"):
+        Pyramid(create("resnet18", **SMALL), levels=levels)
 
 
 def test_frozen_parts_keep_their_weights_statistics_and_names():

@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from residuum.data.catalog import facts
-from residuum.devices import pick_device, probe_bf16
+from residuum.devices import pick_device
 from residuum.errors import DataError, DeviceError, DivergedError, RunError
 from residuum.train import loop
 from residuum.train.loggers import Reporter
@@ -279,14 +279,6 @@ def test_a_device_that_is_not_there_is_refused(name):
 
 def test_the_cpu_is_always_there():
     assert pick_device("cpu").type == "cpu"
-
-
-def test_the_probe_gives_a_verdict_and_leaves_the_random_state_alone():
-    before = torch.get_rng_state()
-    fast, why = probe_bf16(torch.device("cpu"))
-    assert isinstance(fast, bool)
-    assert "bf16" in why
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_learning_rate_rises_straight_and_falls_along_a_cosine():

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from residuum.bench.workloads import Precision, Workload
 from residuum.errors import BenchError, MissingExtraError, first_line, nearest, quoted
+from residuum.factory import create
 from residuum.memory import recompute
-from residuum.nn.resnet import create
 from residuum.presets import PRESETS, preset
 
 OUT_OF_THE_BOX = "residuum:auto"  # as `residuum train` and `predict` run it, whatever the workload says

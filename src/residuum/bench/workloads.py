@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 
 from residuum.cost import cost
-from residuum.devices import probe_bf16
+from residuum.devices import choose_precision
 from residuum.errors import BenchError
 from residuum.presets import preset, usual_image_size
 from residuum.validation import AtLeast, check
@@ -62,12 +62,14 @@ def workloads_of(
     """
     if "graph" in modes and device.type != "cuda":
         raise BenchError(f"mode graph records a CUDA graph and the device is {device}; leave it out")
-    precisions = precisions or (("fp32", "bf16") if probe_bf16(device)[0] else ("fp32",))
+    precisions = precisions or (("fp32", "bf16") if choose_precision("auto", device)[0] == "bf16" else ("fp32",))
     workloads = [
         Workload(model, task, precision, form, mode, size, image_size or usual_image_size(model), str(device))
         for model, size, task, precision, mode in product(models, batch_sizes, tasks, precisions, modes)
         for form in memory_formats or (USUAL_FORMAT[precision],)
     ]
+    if not workloads:
+        raise BenchError("there is nothing to measure: models, tasks, modes and batch sizes need a value each")
     return list(dict.fromkeys(workloads))
 
 

@@ -21,8 +21,9 @@ from torch.utils.flop_counter import flop_registry
 from residuum.errors import ConfigError, first_line
 from residuum.memory.checkpointing import ON_META, Statistics, block_forward, check_ours, norms_in_pass, stem_forward
 from residuum.memory.live import Live
-from residuum.nn.blocks import BlurPool, StochasticDepth
-from residuum.nn.resnet import ResNet
+from residuum.nn.blocks import BlurPool
+from residuum.nn.resnet import Part, ResNet
+from residuum.nn.stochastic_depth import StochasticDepth
 
 Affine = tuple[float, float]  # what grows with the batch: fixed + each * batch
 
@@ -44,9 +45,9 @@ class Footprint:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A stem, block or head: its output's shape without the batch and type, the bytes of its parameters that get
-    gradients, its footprint in each mode.
+class StepPart:
+    """A stem, block or head in a training step: its output's shape without the batch and type, the bytes of its
+    parameters that get gradients, its footprint in each mode.
     """
 
     name: str
@@ -68,7 +69,7 @@ class StepCost:
     images and labels, logits and loss.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[StepPart, ...]
     fixed: int
     trained: int
     held: Affine
@@ -222,7 +223,7 @@ def step_cost(model: ResNet, size: tuple[int, int] = (224, 224), dtype: torch.dt
 
 
 def _step_cost(twin: ResNet, size: tuple[int, int]) -> StepCost:
-    known: dict[Any, Part] = {}
+    known: dict[Any, StepPart] = {}
     parts = []
     shape: tuple[int, ...] = (twin.config.in_channels, *size)
     kind, above = torch.float32, False
@@ -254,13 +255,17 @@ class Piece(NamedTuple):
 
 def pieces(model: ResNet) -> Iterator[Piece]:
     """A network's parts, in order."""
-    stem = nn.ModuleList([model.conv1, model.bn1, model.maxpool])
-    yield Piece("stem", stem, {mode: stem_forward(model, mode) for mode in ("none", "block")})
-    for info, stage in zip(model.feature_info, model.stages, strict=True):
-        for number, block in enumerate(stage):
+    stem, *stages, head = model.parts()
+    yield Piece("stem", _held(stem), {mode: stem_forward(model, mode) for mode in ("none", "block")})
+    for stage in stages:
+        for number, block in enumerate(stage.blocks):
             forwards = {mode: block_forward(block, mode) for mode in ("none", "selective", "block")}
-            yield Piece(f"{info.name}.{number}", block, forwards)
-    yield Piece("head", nn.ModuleList([model.norm, model.fc]), {"none": partial(_loss, model)})
+            yield Piece(f"{stage.name}.{number}", block, forwards)
+    yield Piece("head", _held(head), {"none": partial(_loss, model)})
+
+
+def _held(part: Part) -> nn.ModuleList:
+    return nn.ModuleList(part.layers.values())
 
 
 def _loss(model: ResNet, x: Tensor) -> Tensor:
@@ -275,7 +280,7 @@ def _part(
     shape: tuple[int, ...],
     kind: torch.dtype,
     above: bool,
-) -> Part:
+) -> StepPart:
     trained = any(p.requires_grad for p in module.parameters())
 
     def runs(forward: Callable[[Tensor], Tensor], grads: bool) -> tuple[Tensor, Footprint]:
@@ -293,12 +298,12 @@ def _part(
 
     def first(x: Tensor) -> Tensor:
         statistics.clear()
-        with norms_in_pass(module, None, statistics):
+        with norms_in_pass(module.modules(), None, statistics):
             return forwards["none"](x)
 
     y, alone = runs(first, False)
     gradients = sum(p.nbytes for p in module.parameters() if p.requires_grad)
-    return Part(name, tuple(y.shape[1:]), y.dtype, gradients, modes, alone)
+    return StepPart(name, tuple(y.shape[1:]), y.dtype, gradients, modes, alone)
 
 
 def _line(first: float, second: float) -> Affine:

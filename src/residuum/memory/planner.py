@@ -18,7 +18,7 @@ import torch
 from residuum.devices import pick_device
 from residuum.errors import ConfigError
 from residuum.memory.checkpointing import recompute
-from residuum.memory.footprint import Affine, Footprint, Part, at, step_cost
+from residuum.memory.footprint import Affine, Footprint, StepPart, at, step_cost
 from residuum.memory.timing import Times, measure_times
 from residuum.nn.resnet import ResNet
 from residuum.units import parse_size, show_size
@@ -37,7 +37,7 @@ class Speed:
     flops: float
     bytes: float
 
-    def times(self, parts: Sequence[Part]) -> list[Times]:
+    def times(self, parts: Sequence[StepPart]) -> list[Times]:
         """Of each part, were these all that counts."""
 
         def line(footprint: Footprint) -> Affine:
@@ -158,12 +158,12 @@ class Planner:
         fixed = self.static + round(at(self.cost.held, batch))
         return Steps(options[0], tuple(stages), tuple(whole), options[-1][0], fixed)
 
-    def _option(self, part: Part, mode: str, times: Times, batch: int, later: int) -> Option:
+    def _option(self, part: StepPart, mode: str, times: Times, batch: int, later: int) -> Option:
         found = part.modes[mode]
         need = max(_top(found.forward, batch), _top(found.backward, batch) + later)
         return Option(mode, round(at(found.kept, batch)), need, _seconds(times, mode, batch))
 
-    def _whole(self, parts: Sequence[Part], times: Sequence[Times], batch: int, later: int) -> Option | None:
+    def _whole(self, parts: Sequence[StepPart], times: Sequence[Times], batch: int, later: int) -> Option | None:
         """A stage that keeps its input alone: first run without keeping, then again with its blocks in mode `block`."""
         if any("block" not in part.modes for part in parts):
             return None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from residuum.devices import now
-from residuum.memory.footprint import Affine, Part, on_meta, pieces
+from residuum.memory.footprint import Affine, StepPart, on_meta, pieces
 from residuum.nn.resnet import ResNet
 
 Times = dict[str, Affine]  # seconds, in a batch: both passes in each mode; as `first`, the forward pass by itself
@@ -22,7 +22,7 @@ _WHOLE, _FEW = 1 << 30, 4  # pixels in height and width at most
 
 
 def measure_times(
-    model: ResNet, parts: Sequence[Part], size: tuple[int, int], dtype: torch.dtype | None, device: torch.device
+    model: ResNet, parts: Sequence[StepPart], size: tuple[int, int], dtype: torch.dtype | None, device: torch.device
 ) -> list[Times]:
     """Of each part, for images of `size` in autocast to `dtype`, on the device: a second or two in all for a CPU.
 

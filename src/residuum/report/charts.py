@@ -25,6 +25,7 @@ PALETTE = ("#0a7cc2", "#d55e00", "#0a9a73", "#cc79a7", "#b98300", "#56a3d9", "#7
 GREY = "#808080"  # of lines that stand back
 INK = "#010101"  # stands for the colour of the page's text
 _FONT = 9.5
+_SAID = 2000  # characters of a description
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Chart:
         name = f"chart{number}"
         text = re.sub(r'\bid="', f'id="{name}-', self.drawing)
         text = re.sub(r'(xlink:href="#|url\(#)', rf"\1{name}-", text)
-        title = f'<title id="{name}-title">{escape(self.title)}</title>'
-        desc = f'<desc id="{name}-desc">{escape(self.description)}</desc>'
+        title = f'<title id="{name}-title">{escape(shortened(self.title, _SAID))}</title>'
+        desc = f'<desc id="{name}-desc">{escape(shortened(self.description, _SAID))}</desc>'
         start, end = text.split(">", 1)
         return f'{start} role="img" aria-labelledby="{name}-title {name}-desc">{title}{desc}{end}'
 
@@ -86,7 +87,7 @@ def bar_chart(
                 low, high = bar.interval
                 axes.plot([low, min(high, right)], [place, place], color=INK, linewidth=1.4)
                 if high > right:
-                    axes.plot(right, place, ">", color=INK, markersize=5, clip_on=False)
+                    axes.plot(right, place, ">", color=INK, markersize=5, clip_on=False, gid=f"beyond{place}")
             axes.annotate(
                 bar.label, (1, place), (8, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
                 va="center",
@@ -176,16 +177,20 @@ def _drawing(height: float) -> Iterator[tuple["Figure", "Axes"]]:
     with rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        yield figure, figure.add_subplot()
+        axes = figure.add_subplot()
+        figure.patch.set_visible(False)
+        axes.patch.set_visible(False)
+        yield figure, axes
 
 
 def _svg(figure: "Figure") -> str:
     """The drawing without size, background, date and font of its own; what is black takes the page's colour."""
     file = StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    for part in (r"<metadata>.*?</metadata>", r"<defs>\s*<style[^<]*</style>\s*</defs>", r"<!--.*?-->"):
+        text = re.sub(rf"{part}\s*", "", text, flags=re.DOTALL)  # the page has a style for all charts
     text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg xmlns:xlink="http://www.w3.org/1999/xlink" \1>', text)
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     return text.replace("#000000", "currentColor").replace(INK, "currentColor")

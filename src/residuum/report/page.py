@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from importlib.resources import files
+from itertools import count
 
 from residuum.errors import shortened
 from residuum.report.charts import Chart
@@ -50,10 +51,13 @@ def html(page: Page) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"clean": lambda text: shortened(text, 10 * LONGEST), "verdict": _verdict}
-    charts = [chart for section in page.sections for chart in section.charts]
-    drawn = {id(chart): Markup(chart.element(number)) for number, chart in enumerate(charts, 1)}
+    numbers = count(1)
+
+    def drawn(chart: Chart) -> str:
+        return Markup(chart.element(next(numbers)))
+
     template = environment.from_string(files("residuum.report").joinpath("page.html").read_text(encoding="utf-8"))
-    return template.render(page=page, drawn=lambda chart: drawn[id(chart)])
+    return template.render(page=page, drawn=drawn)
 
 
 def _verdict(value: Value) -> str:

@@ -1,6 +1,5 @@
 """The training loop: plain PyTorch, from a recipe to a run folder."""
 
-import dataclasses
 import math
 import signal
 import time
@@ -19,7 +18,7 @@ from torch import Tensor
 from residuum.data.catalog import Facts
 from residuum.data.loaders import Augmentation, Batches, make_batches
 from residuum.data.sources import Source, open_source
-from residuum.devices import free_memory, held_memory, pick_device, probe_bf16, set_up
+from residuum.devices import choose_precision, free_memory, held_memory, pick_device, set_up
 from residuum.errors import ConfigError, DataError, DivergedError, RunError, WeightsError, first_line
 from residuum.memory.planner import Plan, Planner
 from residuum.nn.resnet import ResNet
@@ -126,7 +125,7 @@ class Session:
         held = max(held_memory(device) - own, 0)
         planner = Planner(
             self.model,
-            size=self.source.preprocessing.size,
+            size=self.source.preprocessing.image_size,
             dtype=dtype,
             optimizer="sgd" if recipe.momentum else "none",
             device=device,
@@ -247,10 +246,7 @@ def start(recipe: Recipe, facts: Facts, out: Path, root: Path, reporter: Reporte
     device = pick_device(recipe.device)
     if out.exists():
         raise RunError(f"{out} exists already; choose another --out, or go on with it by --resume {out}")
-    precision, why = recipe.precision, "as asked"
-    if precision == "auto":
-        fast, why = probe_bf16(device)
-        precision = "bf16" if fast else "fp32"
+    precision, why = choose_precision(recipe.precision, device)
     recipe = recipe.replace(precision=precision, device=str(device))
     session = _session(recipe, facts, root, device)
     run = Run.create(out, recipe)
@@ -340,5 +336,5 @@ def _finish_epoch(run: Run, session: Session, reporter: Reporter, seconds: float
 def _save(run: Run, session: Session) -> None:
     """The state last: a run whose state says an epoch is done has that epoch's weights and metrics on disk."""
     source = session.source
-    save(session.model, run.weights, classes=source.classes, preprocessing=dataclasses.asdict(source.preprocessing))
+    save(session.model, run.weights, classes=source.classes, preprocessing=source.preprocessing)
     run.save_state(session.state())

@@ -48,7 +48,7 @@ class Recipe:
     seed: Annotated[int, AtLeast(0, 2**63 - 1)] = 0
     # cpu, cuda, cuda:1, mps, ...; auto is the accelerator if there is one
     device: str = "auto"
-    # auto is bf16 where a probe finds it fast
+    # auto is bf16 where the device computes it
     precision: Precision = "auto"
     # budget such as 4GB that a step is made to fit by recomputing; auto is what is free; empty keeps everything
     memory: str = ""
