@@ -200,7 +200,7 @@ def page(found: Predictions, counts: Counts, command: str) -> Page:
     ]  # fmt: skip
     calibration = bar_chart(
         "Accuracy by confidence", steps, unit="accuracy (%)", labels="mean confidence, images",
-        description="Accuracy of the images in each range of confidence; a calibrated network's bars end where it says.",
+        description="Accuracy in each range of confidence; a calibrated network's bars end where it says.",
     )  # fmt: skip
     return Page(
         f"{found.source} on {found.data}", found.about, command, cards=tuple(cards),
