@@ -77,7 +77,7 @@ def main() -> None:
     keep_freed_memory()
     step = Step(options.model, options.batch)
     begin = time.perf_counter()
-    planner = Planner(step.model, size=step.size, dtype=torch.bfloat16)
+    planner = Planner(step.model, image_size=step.size, dtype=torch.bfloat16)
     uniform = [planner.uniform(options.batch, mode) for mode in MODES]
     took = time.perf_counter() - begin
     budgets = np.linspace(planner.least(options.batch), uniform[0].peak, options.budgets).astype(int).tolist()

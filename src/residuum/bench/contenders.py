@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from residuum.errors import BenchError, nearest
 from residuum.inference.folding import optimize_for_inference
-from residuum.memory import recompute
+from residuum.memory import choose_in_place, recompute
 from residuum.nn.resnet import create
 from residuum.presets import PRESETS, preset
 
@@ -195,6 +195,8 @@ def prepare(name: str, cell: Cell) -> Step:
     model = build(name, cell.model).to(device, memory_format=layout)  # type: ignore[call-overload]
     images = _images(cell, device).to(memory_format=layout)
     run = torch.compile(model) if cell.mode == "compiled" else model
+    if name.partition(":")[0] == "residuum":  # as training does
+        choose_in_place(model, device, torch.bfloat16 if cell.precision == "bf16" else torch.float32)
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=cell.precision == "bf16")
     if cell.task == "infer":
         model.eval()

@@ -95,7 +95,7 @@ def list_presets(console: Console, contains: str) -> None:
     for name, config in chosen.items():
         size = usual_image_size(name)
         parts = cost(
-            config, size, batch=2, by_layer=False
+            config, size, batch_size=2, by_layer=False
         )  # one image would leave batch norm a single pixel in the smallest ones
         parameters, macs = sum(p.parameters for p in parts), sum(p.macs for p in parts) // 2
         table.add_row(name, str(config.depth), f"{parameters:,}", gigas(macs), f"{size[0]}x{size[1]}")
