@@ -14,13 +14,9 @@ from residuum.devices import DTYPES, choose_precision, slow_in_place
 from residuum.errors import ConfigError, DataError, DeviceError
 from residuum.memory.checkpointing import check_ours
 from residuum.memory.in_place import choose_in_place
-from residuum.nn.blocks import (
-    Block,
-    EfficientChannelAttention,
-    SqueezeExcite,
-    StandardizedConv2d,
-)
+from residuum.nn.blocks import Block
 from residuum.nn.freezing import FrozenBatchNorm
+from residuum.nn.layers import EfficientChannelAttention, SqueezeExcite, StandardizedConv2d
 from residuum.nn.resnet import FeatureInfo, ResNet
 from residuum.nn.stochastic_depth import StochasticDepth
 

@@ -22,7 +22,7 @@ from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, first_line, quoted
 from residuum.memory.checkpointing import ON_META, Statistics, block_forward, check_ours, norms_in_pass, stem_forward
 from residuum.memory.live import Live
-from residuum.nn.blocks import BlurPool
+from residuum.nn.layers import BlurPool
 from residuum.nn.resnet import Part, ResNet
 from residuum.nn.stochastic_depth import StochasticDepth
 from residuum.validation import LARGEST
