@@ -223,7 +223,7 @@ def test_the_command_line_refuses_in_one_sentence(refused, tmp_path, monkeypatch
 def test_the_command_shows_choice_frontier_and_largest_batch(command, tmp_path):
     picture = tmp_path / "plan.svg"
     shown = command("plan", "resnet18", "--batch-size", "16", "--memory", "1GB", "--draw", str(picture)).out
-    for words in ("layer4", "predicted: peak", "all stage", "chosen", "largest batch within 1.00 GB"):
+    for words in ("layer4", "peak", "all stage", "chosen", "largest batch"):
         assert words in shown
     assert "<svg" in picture.read_text()
 
