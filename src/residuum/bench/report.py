@@ -203,7 +203,7 @@ def _cards(found: Comparison) -> Iterator[Card]:
         said = [f"{count[verdict]} {word}" for verdict, word in words.items() if count[verdict]]
         verdict = _only(count)
         which = "1 workload" if len(ratios) == 1 else f"{len(ratios)} workloads"
-        yield Card(name, ", ".join(said), f"than {found.baseline}, of {which}", verdict)
+        yield Card(name, ", ".join(said), f"beside {found.baseline}, in {which}", verdict)
 
 
 def _only(count: Counter[Verdict]) -> Verdict | None:
