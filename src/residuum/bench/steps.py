@@ -14,6 +14,8 @@ from residuum.bench.contenders import OUT_OF_THE_BOX, REFERENCES, Contender, bui
 from residuum.bench.workloads import Precision, Workload
 from residuum.factory import create
 from residuum.inference.optimize import optimize_for_inference
+from residuum.memory import choose_in_place
+from residuum.nn.resnet import ResNet
 from residuum.presets import preset
 
 
@@ -44,6 +46,8 @@ def prepare(contender: Contender, workload: Workload) -> Step:
     form = torch.channels_last if workload.memory_format == "channels-last" else torch.contiguous_format
     model = build(contender, workload.model).to(device, memory_format=form)  # type: ignore[call-overload]
     images = _images(workload, device).to(memory_format=form)
+    if isinstance(model, ResNet):  # as training does
+        choose_in_place(model, device, torch.bfloat16 if workload.precision == "bf16" else torch.float32)
     run = torch.compile(model) if workload.mode == "compiled" else model
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=workload.precision == "bf16")
     labels = torch.randint(preset(workload.model).num_classes, (workload.batch_size,), device=device)
