@@ -45,7 +45,7 @@ def predict(source: str | Path, images: Sequence[str], *, top: int = 3, device: 
     transform = evaluation_transform(preprocessing)
 
     def read(image: str) -> "Tensor":
-        return transform(read_image(image, preprocessing.channels))  # type: ignore[no-any-return]
+        return transform(read_image(image, preprocessing.channels))
 
     model = optimize_for_inference(load(path).to(place))
     predictions = []
