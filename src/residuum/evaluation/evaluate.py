@@ -144,7 +144,8 @@ def relabelled(subject: Subject, classes: tuple[str, ...]) -> torch.Tensor:
 def _synsets() -> dict[str, int]:
     """WordNet id of each of ImageNet's classes to its label, as far as that is known here."""
     try:
-        from timm.data import ImageNetInfo
+        from timm.data import imagenet_info
     except ImportError:
         return {}
-    return {name: i for i, name in enumerate(ImageNetInfo().label_names())}
+    names: list[str] = imagenet_info.ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
+    return {name: i for i, name in enumerate(names)}

@@ -40,7 +40,8 @@ class Predictions:
     @property
     def right(self) -> NDArray[np.bool_]:
         """Whether each image is predicted right."""
-        return self.probabilities.argmax(1) == self.labels
+        right: NDArray[np.bool_] = self.probabilities.argmax(1) == self.labels
+        return right
 
 
 @dataclass(frozen=True)
