@@ -19,6 +19,7 @@ from residuum.evaluation.evaluate import How, Subject, evaluate, relabelled
 from residuum.evaluation.predictions import joined, look
 from residuum.preprocessing import Preprocessing
 
+CPU = torch.device("cpu")
 CLASSES = ("blue", "green", "red")
 NET = {"depths": (1, 1), "widths": (8, 8), "stem": "conv3", "stem_pool": "none", "stem_width": 8, "block": "basic"}
 
@@ -53,9 +54,7 @@ def test_a_hundred_and_one_images_count_the_same_on_any_number_of_processes(netw
 
     def over(processes):
         shards = [
-            look(
-                network, split, network.preprocessing, batch_size=7, device=torch.device("cpu"), rank=r, world=processes
-            )
+            look(network, split, network.preprocessing, batch_size=7, device=CPU, rank=r, world=processes)
             for r in range(processes)
         ]
         found = joined(shards, split, CLASSES, source="net", data="made up", about="")
@@ -73,7 +72,7 @@ def test_a_hundred_and_one_images_count_the_same_on_any_number_of_processes(netw
 def test_the_figures_are_those_of_the_plain_network(network):
     split = painted(40)
     found = joined(
-        [look(network, split, network.preprocessing, batch_size=16, device=torch.device("cpu"))],
+        [look(network, split, network.preprocessing, batch_size=16, device=CPU)],
         split, CLASSES, source="net", data="made up", about="",
     )  # fmt: skip
     pixels = split.images.permute(0, 3, 1, 2).float()
@@ -88,11 +87,10 @@ def test_the_figures_are_those_of_the_plain_network(network):
 
 def test_a_mirrored_view_takes_the_mean_of_both_probabilities(network):
     split = painted(8)
-    place = torch.device("cpu")
     shards = [
-        look(network, split, network.preprocessing, batch_size=8, device=place, mirrored=True),
-        look(network, split, network.preprocessing, batch_size=8, device=place),
-        look(network, Split(split.images.flip(2), split.labels), network.preprocessing, batch_size=8, device=place),
+        look(network, split, network.preprocessing, batch_size=8, device=CPU, mirrored=True),
+        look(network, split, network.preprocessing, batch_size=8, device=CPU),
+        look(network, Split(split.images.flip(2), split.labels), network.preprocessing, batch_size=8, device=CPU),
     ]
     both, plain, mirror = (torch.from_numpy(s.logits).softmax(1) for s in shards)
     assert torch.allclose(both, (plain + mirror) / 2, atol=1e-6)
