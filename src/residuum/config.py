@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from residuum.errors import ConfigError
+from residuum.errors import ConfigError, quoted
 from residuum.validation import AtLeast, Within, check, parse_json, parse_toml, refuse_unknown, toml_lines
 
 BlockKind = Literal["bottleneck", "basic"]
@@ -23,6 +23,8 @@ DropMode = Literal["row", "batch"]
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 CONVS = {"basic": 2, "bottleneck": 3}
+_MOST_STAGES, _MOST_BLOCKS = 16, 4000  # ten times the deepest that was published
+_MOST_CHANNELS = 2**24  # what groups, width and expansion may make of them
 _MOST = 2**20  # channels, groups and classes: beyond it no weights could be held
 
 
@@ -122,9 +124,12 @@ class ResNetConfig:
     def __post_init__(self) -> None:
         check(self)
         for name in ("depths", "widths"):
-            self._need(len(getattr(self, name)) > 0, name, "one positive integer per stage, at least one stage")
+            stages = len(getattr(self, name))
+            self._need(0 < stages <= _MOST_STAGES, name, f"one integer per stage, 1 to {_MOST_STAGES} stages")
         if len(self.depths) != len(self.widths):
             raise ConfigError(f"depths has {len(self.depths)} stages and widths {len(self.widths)}: give both as many")
+        if sum(self.depths) > _MOST_BLOCKS:
+            raise ConfigError(f"depths has {sum(self.depths)} blocks in all; it must be at most {_MOST_BLOCKS}")
         self._check_block()
         self._check_together()
         # Channel numbers that cannot be show here, before any tensor exists.
@@ -165,7 +170,7 @@ class ResNetConfig:
 
     def _need(self, ok: bool, name: str, allowed: str) -> None:
         if not ok:
-            raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
+            raise ConfigError(f"{name} is {quoted(getattr(self, name))}; it must be {allowed}")
 
     # -- what follows from the fields ------------------------------------------------------------------------------
 
@@ -207,6 +212,10 @@ class ResNetConfig:
                 raise ConfigError(
                     f"reduce_first={self.reduce_first} leaves {first} channels in stage {number + 1}, which groups="
                     f"{self.groups} do not divide; use a smaller one"
+                )
+            if max(out, inner) > _MOST_CHANNELS:
+                raise ConfigError(
+                    f"stage {number + 1} has {max(out, inner)} channels, more than {_MOST_CHANNELS}; use smaller widths"
                 )
             blocks = []
             for i in range(depth):

@@ -2,20 +2,25 @@
 
 import math
 import re
+from fractions import Fraction
 
-from residuum.errors import ConfigError
+from residuum.errors import ConfigError, quoted
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_SIZE = re.compile(r"\s*([+-]?[0-9]*\.?[0-9]+)\s*([kmgt]i?)?(b)?\s*", re.IGNORECASE)
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes in a size such as 8GB (8e9), 7.5GiB (7.5 * 2^30), 500MB, or a plain number; raises `ConfigError`."""
-    found = re.fullmatch(r"\s*([+-]?[0-9]*\.?[0-9]+)\s*([kmgt]i?)?(b)?\s*", str(text), re.IGNORECASE)
-    if found is None:
-        raise ConfigError(f"{text!r} is not a size of memory; write it like 8GB or 7.5GiB")
-    size = int(float(found[1]) * _UNITS[(found[2] or "").lower()])
-    if size <= 0:
-        raise ConfigError(f"the memory budget is {text}; it must be more than 0, such as 8GB")
+    """Bytes in a size such as 8GB (8e9), 7.5GiB (7.5 * 2^30), 500MB, or a plain number; raises `ConfigError`.
+
+    A size is below 2^63 bytes, as those of files and memory are.
+    """
+    found = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    if isinstance(text, str) and (found is None or len(text) > 40):
+        raise ConfigError(f"{quoted(text)} is not a size of memory; write it like 8GB or 7.5GiB")
+    size = int(Fraction(found[1]) * _UNITS[(found[2] or "").lower()]) if found is not None else int(text)
+    if not 0 < size < 2**63:
+        raise ConfigError(f"the memory budget is {quoted(text)}; it must be more than 0 and below 8 EiB, such as 8GB")
     return size
 
 
