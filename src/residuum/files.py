@@ -23,6 +23,8 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[Residuu
     except BaseException as failure:
         with contextlib.suppress(OSError):  # its folder is not there or cannot be written: nothing was left
             partial.unlink(missing_ok=True)
+        if isinstance(failure, ResiduumError):
+            raise
         if isinstance(failure, OSError | RuntimeError) or type(failure).__name__ == "SafetensorError":
             reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
             raise error(f"cannot write {path}: {reason}; free space or choose another folder") from failure
@@ -58,3 +60,12 @@ def expanded(path: str | Path, error: type[ResiduumError]) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise error(f"{quoted(str(path))} names the home folder of a user who is not known here") from None
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: the folder in `RESIDUUM_CACHE`, or ~/.cache/residuum. It need not be there yet."""
+    folder = Path(os.environ.get("RESIDUUM_CACHE") or "~/.cache/residuum")
+    try:
+        return folder.expanduser()
+    except RuntimeError:  # a user without a home
+        return folder
