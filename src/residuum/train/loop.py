@@ -20,6 +20,7 @@ from residuum.data.loaders import Augmentation, Batches, make_batches
 from residuum.data.sources import Source, open_source
 from residuum.devices import choose_precision, free_memory, held_memory, pick_device, set_up
 from residuum.errors import ConfigError, DataError, DivergedError, RunError, WeightsError, first_line
+from residuum.memory.in_place import choose_in_place
 from residuum.memory.planner import Plan, Planner
 from residuum.nn.resnet import ResNet
 from residuum.train.loggers import Reporter
@@ -97,6 +98,7 @@ class Session:
         self.bf16 = recipe.precision == "bf16"
         torch.manual_seed(recipe.seed)
         self.model = ResNet(recipe.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        choose_in_place(self.model, device, torch.bfloat16 if self.bf16 else torch.float32)
         self.plan = self._fit() if recipe.memory else None
         self.train_batches = self._batches(train=True)
         self.test_batches = self._batches(train=False)
@@ -125,7 +127,7 @@ class Session:
         held = max(held_memory(device) - own, 0)
         planner = Planner(
             self.model,
-            size=self.source.preprocessing.image_size,
+            image_size=self.source.preprocessing.image_size,
             dtype=dtype,
             optimizer="sgd" if recipe.momentum else "none",
             device=device,
