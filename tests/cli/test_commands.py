@@ -95,25 +95,8 @@ def test_training_predicting_and_resuming_by_the_commands_it_prints(command, tmp
     for i in range(0, 360, 12):
         Image.fromarray(np.kron(digits.test.images[i, :, :, 0].numpy(), np.ones((3, 3), np.uint8))).save("digit.png")
         out = command("predict", "runs/digits-1", "digit.png", "--top", 1).out
-        right += f"│ {digits.test.labels[i]}" in out
+        right += out.split("\t")[1] == str(int(digits.test.labels[i]))
     assert right >= 24
-
-
-def test_predicting_names_what_is_wrong(command, refused, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    command("train", *QUICK, "--out", "run")
-    (tmp_path / "bad.png").write_bytes(b"junk")
-    assert "no image file none.png" in refused("predict", "run", "none.png")
-    assert "bad.png cannot be decoded" in refused("predict", "run", "bad.png")
-    assert "residuum predict needs IMAGES" in refused("predict", "run")
-
-
-def test_weights_that_were_not_saved_by_training_cannot_predict(refused, tmp_path, monkeypatch):
-    from residuum import create
-    from residuum.weights.files import save
-
-    save(create("cifar_resnet20"), tmp_path / "x.safetensors")
-    assert "classes and preprocessing" in refused("predict", tmp_path / "x.safetensors", "x.png")
 
 
 def test_a_folder_of_images_trains(command, image_folder, tmp_path, monkeypatch):
@@ -122,8 +105,8 @@ def test_a_folder_of_images_trains(command, image_folder, tmp_path, monkeypatch)
     result = command("train", *line)
     assert result.code == 0, result
     assert "test accuracy 100.00 %" in result.out
-    table = command("predict", "runs/colours-1", "colours/test/red/0.png").out
-    assert re.search(r"0\.png +│ red", table)
+    told = command("predict", "runs/colours-1", "colours/test/red/0.png").out
+    assert told.startswith("colours/test/red/0.png\tred\t")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

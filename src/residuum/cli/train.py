@@ -10,6 +10,7 @@ from rich.console import Console
 from residuum.cli.line import Line
 from residuum.data.catalog import facts
 from residuum.errors import ConfigError
+from residuum.files import expanded
 from residuum.train.recipe import Recipe, check_fit, default_recipe, recipe_file, with_file
 from residuum.train.run import free_folder
 
@@ -53,7 +54,7 @@ def run(command: Train, console: Console) -> int:
     from residuum.train.loggers import Reporter
     from residuum.train.run import Run
 
-    root = command.root.expanduser()
+    root = expanded(command.root, ConfigError)
     if command.resume is not None:
         run, recipe = Run.open(command.resume)
         outcome = loop.resume(run, recipe, facts(recipe.data), root, Reporter(console))

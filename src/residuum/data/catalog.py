@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from residuum.errors import DataError, nearest
+from residuum.files import expanded
 
 SMALL_IMAGE = 64  # pixels; larger ones are cropped and scaled anew in every epoch, so they stay files
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
@@ -44,7 +45,7 @@ def facts(data: str) -> Facts:
     """The facts of a named dataset, or of an image folder with `train/` and `test/` or `val/`; raises `DataError`."""
     if data in NAMED:
         return NAMED[data]
-    path = Path(data).expanduser()
+    path = expanded(data, DataError)
     if path.is_dir():
         return _folder(path)
     if path.exists():

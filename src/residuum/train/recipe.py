@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from residuum.config import ResNetConfig
 from residuum.data.catalog import NAMED, SMALL_IMAGE, Facts, Folder
 from residuum.errors import ConfigError
+from residuum.files import read_text
 from residuum.presets import preset
 from residuum.units import parse_size
 from residuum.validation import AtLeast, Within, check, parse_toml, refuse_unknown, toml_lines
@@ -99,10 +100,9 @@ def default_recipe(facts: Facts, model: str | None = None) -> Recipe:
 
 def recipe_file(path: Path) -> dict[str, Any]:
     """The table in a recipe file, its names checked; `[model]` may name a `preset` beside fields to change."""
+    text = read_text(path, ConfigError)
     try:
-        values = parse_toml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the recipe {path} cannot be read: {error}") from None
+        values = parse_toml(text)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     refuse_unknown(values, (f.name for f in dataclasses.fields(Recipe)), f"field of a recipe, in {path}")
