@@ -120,9 +120,8 @@ def print_presets(console: Console, pattern: str) -> None:
     """
     names = list_presets(pattern if any(c in pattern for c in "*?[") else f"*{pattern}*")
     if not names:
-        raise ConfigError(
-            f"no preset's name fits {quoted(pattern)}{nearest(pattern, PRESETS)} ('residuum presets' lists all)"
-        )
+        hint = nearest(pattern, PRESETS) or "; 'residuum presets' lists all"
+        raise ConfigError(f"no preset's name fits {quoted(pattern)}{hint}")
     table = figures_table("preset", ("depth", "parameters", "GMAC", "image"))
     for name in track(names, "counting", console=console, transient=True, disable=not console.is_terminal):
         config, size = PRESETS[name], usual_image_size(name)
