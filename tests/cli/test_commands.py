@@ -151,8 +151,8 @@ def test_the_presets_can_be_searched_by_parts_and_globs(command, pattern):
 def test_no_figure_of_a_table_is_cut(command, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     lines = command("summary", "senet154", "--layers", "--batch-size", 2).out.splitlines()
-    assert any(re.fullmatch(r"total +50 +115,088,984 +41\.\d\d +[\d,.]+ MiB", line.strip()) for line in lines), lines
-    assert any(re.fullmatch(r"layer4\.2\.conv3 +2x2048x7x7 +2,097,152( +[\d.,]+){2,3}", line) for line in lines)
+    assert any(re.fullmatch(r"total +50 +115,088,984 +41\.\d\d +[\d,.]+", line.strip()) for line in lines), lines
+    assert any(re.fullmatch(r"layer4\.2\.conv3 +2x2048x7x7 +4,194,304( +[\d.,]+){2,3}", line) for line in lines)
     table = [line for line in lines if line.startswith(("part", "stem", "head", "total"))]
     assert max(map(len, table)) <= 60
     assert not any("…" in line for line in lines)
@@ -222,9 +222,8 @@ def test_a_reader_that_goes_away_is_no_error():
     if shutil.which("sh") is None:
         pytest.skip("needs a shell")
     code = "from residuum.cli import main; main()"
-    line = f"{sys.executable} -c '{code}' presets cifar; echo code=$? >&2"
+    line = f"{sys.executable} -c '{code}' train --help; echo code=$? >&2"
     result = subprocess.run(
         ["sh", "-c", f"({line}) | true"], capture_output=True, text=True, check=False, env=os.environ
     )
-    assert "Traceback" not in result.stderr
-    assert "Exception ignored" not in result.stderr
+    assert result.stderr == "code=0\n"

@@ -106,12 +106,10 @@ def read(kind: type, args: Sequence[str], prog: str) -> Line:
 
 
 def build(kind: type, default: Any, line: Line, prog: str) -> Any:
-    """The command, an instance of `kind`: `default` with what the line gives. Prints the help where the line asks.
+    """The command, an instance of `kind`: `default` with what the line gives.
 
     Raises what a config in it raises, in place of tyro's own words.
     """
-    if line.asks_help:
-        return tyro.cli(kind, default=default, prog=prog, args=["--help"])
     words: list[str] = []
     positionals: list[str] = []
     for option in options_of(kind):
@@ -132,6 +130,12 @@ def build(kind: type, default: Any, line: Line, prog: str) -> Any:
             return tyro.cli(kind, default=default, prog=prog, args=[*words, "--", *positionals])
     except SystemExit as ended:
         raise _cause(ended) or ConfigError(f"{_plain(said.getvalue())}; {_ask(prog)}") from None
+
+
+def print_help(kind: Any, prog: str, **about: Any) -> None:
+    """Print the help that tyro writes; `about` is its `default` or `description`."""
+    with contextlib.suppress(SystemExit):
+        tyro.cli(kind, prog=prog, args=["--help"], **about)
 
 
 @cache
