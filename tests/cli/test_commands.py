@@ -53,12 +53,11 @@ def test_mistakes_in_names_and_fields_are_answered_without_torch(line):
         ("train --data nope", "neither a dataset"),
         ("train --device gpu", "'gpu' is not the name of a device"),
         ("train --device cuda:99", "there is no device 'cuda:99' here"),
-        ("train --model.num-classes 3", "num_classes is 3 but digits has 10"),
+        ("train --model.num-classes 3", "num_classes is 3 but 'digits' has 10"),
         ("train --model.in-channels 3", "in_channels is 3 but digits has 1"),
         ("train --recipe none.toml", "'none.toml' cannot be read"),
-        ("train --resume nowhere", "nowhere is not a run that can be resumed"),
-        ("train --resume nowhere --epochs 3", "leave out --epochs"),
-        ("train --out here", "here exists already"),
+        ("train --resume nowhere", "'nowhere' is not a run that can be resumed"),
+        ("train --out here", "'here' exists already"),
         ("predict nowhere x.png", "there is no weights file"),
         ("summary resnet51 --layers", "did you mean 'resnet50'"),
         (
@@ -82,15 +81,16 @@ def test_mistakes_get_one_clear_sentence_and_leave_nothing(refused, tmp_path, mo
 def test_training_predicting_and_resuming_by_the_commands_it_prints(command, tmp_path, monkeypatch):
     import numpy as np
 
-    from residuum.data.catalog import facts
-    from residuum.data.sources import open_source
+    from residuum.data.catalog import scan
+    from residuum.data.settings import DataSettings
+    from residuum.data.sources import open_dataset
 
     monkeypatch.chdir(tmp_path)
     result = command("train", "--epochs", 15)
     assert result.code == 0
     assert re.search(r"test accuracy \d\d\.\d\d % after 15 epochs", result.out)
     assert "runs/digits-1" in result.out
-    digits = open_source(facts("digits"), channels=1, image_size=0, root=tmp_path, skip_bad_images=False)
+    digits = open_dataset(scan("digits"), DataSettings(), channels=1, cache=tmp_path)
     right = 0
     for i in range(0, 360, 12):
         Image.fromarray(np.kron(digits.test.images[i, :, :, 0].numpy(), np.ones((3, 3), np.uint8))).save("digit.png")

@@ -53,6 +53,7 @@ class Option:
         if self.kind is bool:
             path, dot, last = self.name.rpartition(".")
             found.append(f"--{path}{dot}no-{last}")
+            found += [f"--no-{name[2:]}" for name in self.aliases if name.startswith("--")]
         found += self.aliases
         return found + [flag for name in found if (flag := f"--{name[2:].replace('-', '_')}") not in found]
 
@@ -149,12 +150,16 @@ def options_of(kind: type, prefix: str = "") -> tuple[Option, ...]:
         if get_origin(hint) is Annotated:
             hint, *annotated = get_args(hint)
             extras = tuple(annotated)
+        if tyro.conf.Fixed in extras:  # is not for the line to give
+            continue
         name, aliases, above = field.name.replace("_", "-"), (), prefix
         for extra in extras:  # `tyro.conf.arg` gives an object with these attributes
             name = name if getattr(extra, "name", None) is None else extra.name
             aliases = getattr(extra, "aliases", None) or aliases
             above = "" if getattr(extra, "prefix_name", None) is False else above
         full = ".".join(part for part in (above, name) if part)
+        if tyro.conf.Fixed in extras or tyro.conf.Suppress in extras:
+            continue
         if dataclasses.is_dataclass(hint):
             found += options_of(hint, full)  # type: ignore[arg-type]
         else:
