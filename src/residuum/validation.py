@@ -86,7 +86,7 @@ def check(config: Any) -> None:
         if ok and not field.constraints:
             ok = all(abs(n) <= LARGEST for n in numbers if type(n) is int)
         if not ok:
-            raise ConfigError(f"{field.name} is {quoted(value)}; it must be {_wanted(field)}")
+            raise ConfigError(f"{field.name} is {quoted(value)}; it must be {wanted(field)}")
         object.__setattr__(config, field.name, value)
 
 
@@ -120,7 +120,8 @@ def _typed(value: Any, kind: Any) -> tuple[bool, Any]:
 _WORDS = {float: "a number", int: "an integer", bool: "true or false", str: "text", type(None): "left out"}
 
 
-def _wanted(field: Field) -> str:
+def wanted(field: Field) -> str:
+    """What a field's value must be, in words: `an integer of at least 1`, `one of fp32, bf16`."""
     if not field.constraints:
         return _describe(field.kind)
     words = " and ".join(str(c) for c in field.constraints)

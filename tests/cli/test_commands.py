@@ -45,10 +45,10 @@ def test_mistakes_in_names_and_fields_are_answered_without_torch(line):
     ("line", "says"),
     [
         ("train --model resnet51", "no preset 'resnet51'; did you mean 'resnet50'"),
-        ("train --model.width -1", "width is -1.0; it must be a number in (0, 64]"),
+        ("train --model.width -1", "--model.width is '-1'; it must be a number in (0, 64]"),
         ("train --model.groups 3", "groups=3"),
         ("train --model.widht 2", "--model.width"),
-        ("train --epochs 0", "epochs is 0; it must be an integer of at least 1"),
+        ("train --epochs 0", "--epochs is '0'; it must be an integer of at least 1"),
         ("train --epochs many", "many"),
         ("train --data nope", "neither a dataset"),
         ("train --device gpu", "'gpu' is not the name of a device"),
@@ -61,8 +61,11 @@ def test_mistakes_in_names_and_fields_are_answered_without_torch(line):
         ("train --out here", "here exists already"),
         ("predict nowhere x.png", "cannot be read as weights"),
         ("summary resnet51 --layers", "did you mean 'resnet50'"),
-        ("summary resnet50 --size 0 3", "must be positive"),
-        ("summary resnet50 --size 8 8", "do not pass"),
+        (
+            "summary resnet50 --image-size 0 3",
+            "--image-size is '0 3'; it must be a list of 2 integers, each an integer of at least 1",
+        ),
+        ("summary resnet50 --image-size 8 8", "do not pass"),
         ("summary resnet50 --draw net.pdf", "does not end in .svg or .png"),
         ("summary resnet50 --draw no/net.png", "folder of no/net.png does not exist"),
         ("presets zzz", "no preset's name contains 'zzz'"),
@@ -102,7 +105,7 @@ def test_predicting_names_what_is_wrong(command, refused, tmp_path, monkeypatch)
     (tmp_path / "bad.png").write_bytes(b"junk")
     assert "no image file none.png" in refused("predict", "run", "none.png")
     assert "bad.png cannot be decoded" in refused("predict", "run", "bad.png")
-    assert "no image was given" in refused("predict", "run")
+    assert "residuum predict needs IMAGES" in refused("predict", "run")
 
 
 def test_weights_that_were_not_saved_by_training_cannot_predict(refused, tmp_path, monkeypatch):

@@ -7,8 +7,9 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from residuum.cli.line import value_of
+from residuum.cli.line import Line
 from residuum.data.catalog import facts
+from residuum.errors import ConfigError
 from residuum.train.recipe import Recipe, check_fit, default_recipe, recipe_file, with_file
 from residuum.train.run import free_folder
 
@@ -33,13 +34,17 @@ class Train:
     root: Path = CACHE
 
 
-def defaults(args: list[str]) -> Train:
+def defaults(line: Line) -> Train:
     """`Train` with the defaults that go with the data, preset and recipe file named on the line."""
-    file = value_of(args, "--recipe")
+    if "resume" in line:
+        extra = [f"--{name}" for name in line.given if name != "resume"]
+        if extra:
+            raise ConfigError(f"--resume takes the recipe from the run; leave out {' '.join(extra)}")
+    file = line.get("recipe")
     values = recipe_file(Path(file)) if file else {}
-    about = facts(value_of(args, "--data") or values.get("data", "digits"))
-    model = value_of(args, "--model") or values.get("model", {}).get("preset")
-    return Train(with_file(default_recipe(about, model), values))
+    data = "digits" if line.asks_help else line.get("data") or values.get("data", "digits")
+    model = line.get("model") or values.get("model", {}).get("preset")
+    return Train(with_file(default_recipe(facts(data), model), values))
 
 
 def run(command: Train, console: Console) -> int:
