@@ -44,6 +44,10 @@ class DivergedError(ResiduumError, ArithmeticError):
     """A loss that stopped being a number."""
 
 
+class ExportError(ResiduumError, RuntimeError):
+    """A network that cannot leave in the format asked for, or an exported file that does not answer as it does."""
+
+
 class MissingExtraError(ResiduumError, ImportError):
     """An optional library that is not installed; names the extra that brings it."""
 

@@ -32,3 +32,12 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[Residuu
 def write_text(path: Path, text: str, error: type[ResiduumError]) -> None:
     """`write_whole` for text, in UTF-8."""
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"), error)
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: the folder in `RESIDUUM_CACHE`, or ~/.cache/residuum. It need not be there yet."""
+    folder = Path(os.environ.get("RESIDUUM_CACHE") or "~/.cache/residuum")
+    try:
+        return folder.expanduser()
+    except RuntimeError:  # a user without a home
+        return folder

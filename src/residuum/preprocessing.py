@@ -1,17 +1,49 @@
 """What happens to an image before the network, as data. No torch here."""
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from residuum.errors import ConfigError, quoted
+from residuum.validation import AtLeast, Within, check, refuse_unknown
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """What happens to an image before the network: channels, height and width, mean and deviation of values in [0, 1].
 
-    `crop` is the share of the shorter side that the central crop keeps; 0 stretches the whole image instead.
+    `crop` is the share of the shorter side that the central crop keeps; 0 stretches the whole image instead. Raises
+    `ConfigError`.
     """
 
-    channels: int
-    size: tuple[int, int]
+    channels: Annotated[int, AtLeast(1)]
+    image_size: Annotated[tuple[int, int], AtLeast(1)]
     mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop: float
+    std: Annotated[tuple[float, ...], Within("(0, 1e9]")]
+    crop: Annotated[float, Within("[0, 1]")]
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.channels:
+                value = quoted(getattr(self, name))
+                raise ConfigError(f"{name} is {value}; it must have one number for each of {self.channels} channels")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Field name to value, as JSON can say it."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: object) -> Self:
+        """The inverse of `to_dict`; raises `ConfigError`."""
+        if not isinstance(values, dict):
+            raise ConfigError(f"preprocessing is {quoted(values)}; it must be a table of its fields")
+        names = [f.name for f in dataclasses.fields(cls)]
+        refuse_unknown(values, names, "field of preprocessing")
+        missing = [name for name in names[:-1] if name not in values]
+        if missing:
+            raise ConfigError(f"preprocessing does not say {', '.join(missing)}")
+        return cls(**values)

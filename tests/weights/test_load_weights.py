@@ -12,7 +12,8 @@ from tests.networks import scramble
 
 from residuum import ResNetConfig, WeightsError, create, load_weights, save
 from residuum.weights import hubs
-from residuum.weights.files import convert, inspect, load, read_state
+from residuum.weights.converting import convert, inspect
+from residuum.weights.files import load, read_checkpoint
 
 CONFIG = ResNetConfig(block="basic", depths=(1, 1), widths=(8, 16), stem_width=8, num_classes=5)
 
@@ -94,7 +95,9 @@ def test_without_strict_what_fits_is_loaded_and_the_rest_reported(source):
     state["extra.weight"] = torch.zeros(1)
     state["layer2.0.conv1.weight"] = torch.zeros(3, 3)
     model = create(CONFIG)
-    with pytest.raises(WeightsError, match=r"missing layer1.0.conv1.weight.*unexpected extra.*another shape layer2.0"):
+    with pytest.raises(
+        WeightsError, match=r"missing 'layer1.0.conv1.weight'.*unexpected 'extra.*another shape 'layer2.0"
+    ):
         load_weights(model, state)
     report = load_weights(model, state, strict=False)
     assert report.missing == ("layer1.0.conv1.weight",)
@@ -135,13 +138,13 @@ def bad_sources(folder, model):
         "flipped.safetensors": "is damaged",
         "header.safetensors": "cannot be read|damaged|no residuum config",
         "evil.pt": "would run code",
-        "evil.pkl": "cannot be read",
+        "evil.pkl": "would run code",
         "junk.pt": "cannot be read",
         "empty.pt": "cannot be read",
         "half.pt": "cannot be read",
         "none.pt": "holds no state dict",
         "resnet18.pt": "nearest to preset 'resnet18' but for widths, stem_width",
-        "nan.safetensors": "NaN or infinity in fc.bias",
+        "nan.safetensors": "NaN or infinity in 'fc.bias'",
         "vgg.pt": "not the weights of a residual network",
         "absent.pt": "there is no weights file",
     }
@@ -220,7 +223,7 @@ def test_inspect_says_layout_preset_parameters_precision_and_nans(command, tmp_p
         ("convert none.pt out.pt", "there is no weights file"),
         ("convert net.pt out.bin", "does not end in"),
         ("convert net.pt out.pt --to timm", "timm has no network with stem='conv3'"),
-        ("convert half.pt out.pt", "not whole"),
+        ("convert half.pt out.pt", "not the whole of it"),
         ("convert net.pt no/out.pt", "cannot write"),
         ("inspect hf:nothing", "is no reference"),
         ("inspect torchvision:resnet51.DEFAULT", "no residual network 'resnet51'; did you mean"),
@@ -329,4 +332,4 @@ def test_torchvisions_files_are_checked_and_can_be_placed(tmp_path, monkeypatch)
 
 def test_a_run_folder_is_a_source(source, tmp_path):
     save(source, tmp_path / "weights.safetensors")
-    assert set(read_state(tmp_path)) == set(source.state_dict())
+    assert set(read_checkpoint(tmp_path).tensors) == set(source.state_dict())

@@ -22,7 +22,7 @@ class Convert:
 
 def run(command: Convert, console: Console) -> int:
     """Convert, and say what was written."""
-    from residuum.weights.files import convert
+    from residuum.weights.converting import convert
 
     config = convert(command.source, command.target, command.to)
     console.print(

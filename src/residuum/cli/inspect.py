@@ -21,7 +21,7 @@ def run(command: Inspect, console: Console) -> int:
     """Print what was found."""
     from rich.table import Table
 
-    from residuum.weights.files import inspect
+    from residuum.weights.converting import inspect
 
     found = inspect(command.source)
     usual = ResNetConfig()

@@ -64,7 +64,7 @@ def run(command: Summary, console: Console) -> int:
             command.draw,
             name=command.model,
             figures=f"{totals} for {images} of {height}x{width}",
-            size=command.image_size,
+            image_size=command.image_size,
         )
         say(console, "drawn: ", command.draw)
     return 0

@@ -80,7 +80,9 @@ class MemoryBatches:
         images = part.images.permute(0, 3, 1, 2)
         pad = augmentation.pad if plan.train else 0
         edge = (torch.tensor(preprocessing.mean) * 255).round().to(torch.uint8)  # a border that normalises to 0
-        padded = edge.view(1, -1, 1, 1).expand(len(part), -1, *(side + 2 * pad for side in preprocessing.size)).clone()
+        padded = (
+            edge.view(1, -1, 1, 1).expand(len(part), -1, *(side + 2 * pad for side in preprocessing.image_size)).clone()
+        )
         padded[:, :, pad : pad + images.shape[2], pad : pad + images.shape[3]] = images
         self.images = padded.permute(0, 2, 3, 1).contiguous().to(device)
         self.labels = part.labels.to(device)
@@ -100,7 +102,7 @@ class MemoryBatches:
 
     def _window(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
         """The row and column numbers, (N, H) and (N, W), that each image is read from."""
-        height, width = self.preprocessing.size
+        height, width = self.preprocessing.image_size
         rows, columns = torch.arange(height).expand(count, -1), torch.arange(width).expand(count, -1)
         if self.plan.train:
             generator = torch.Generator().manual_seed(seed)
@@ -120,7 +122,7 @@ class _Files(Dataset[Any]):
         self.paths, self.labels, self.channels = part.images, part.labels, preprocessing.channels
         self.transform: v2.Transform = evaluation_transform(preprocessing)
         if augmentation is not None:
-            steps: list[v2.Transform] = [v2.RandomResizedCrop(preprocessing.size, antialias=True)]
+            steps: list[v2.Transform] = [v2.RandomResizedCrop(preprocessing.image_size, antialias=True)]
             self.transform = v2.Compose(steps + ([v2.RandomHorizontalFlip()] if augmentation.flip else []))
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int, str]:

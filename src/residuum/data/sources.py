@@ -48,9 +48,9 @@ class Source:
 def evaluation_transform(preprocessing: Preprocessing) -> v2.Transform:
     """From an image of uint8 (channels, any, any) to uint8 (channels, *size), as in evaluation and prediction."""
     if preprocessing.crop == 0:
-        return v2.Resize(preprocessing.size, antialias=True)
-    shorter = round(preprocessing.size[0] / preprocessing.crop)
-    return v2.Compose([v2.Resize(shorter, antialias=True), v2.CenterCrop(preprocessing.size)])
+        return v2.Resize(preprocessing.image_size, antialias=True)
+    shorter = round(preprocessing.image_size[0] / preprocessing.crop)
+    return v2.Compose([v2.Resize(shorter, antialias=True), v2.CenterCrop(preprocessing.image_size)])
 
 
 def open_source(facts: Facts, *, channels: int, image_size: int, root: Path, skip_bad_images: bool) -> Source:

@@ -33,7 +33,7 @@ def predict(source: str | Path, images: Sequence[str], *, top: int = 3, device: 
 
     from residuum.data.sources import evaluation_transform, normalise, read_image
     from residuum.devices import pick_device
-    from residuum.inference.folding import optimize_for_inference
+    from residuum.inference.optimize import optimize_for_inference
     from residuum.weights.files import load, read_metadata
 
     if not images:

@@ -111,7 +111,11 @@ class ResNet(nn.Module):
         def named(*names: str) -> dict[str, nn.Module]:
             return {name: getattr(self, name) for name in names}
 
-        stages = [Part(f"layer{i}", named(f"layer{i}"), s, tuple(s)) for i, s in enumerate(self.stages, 1)]  # type: ignore[arg-type]
+        stages = [
+            # Somebody may have put another module in a stage's place, which has no blocks to tell of.
+            Part(f"layer{i}", named(f"layer{i}"), s, tuple(s) if isinstance(s, nn.ModuleList | nn.Sequential) else ())  # type: ignore[arg-type]
+            for i, s in enumerate(self.stages, 1)
+        ]
         stem = Part("stem", named("conv1", "bn1", "act1", "maxpool"), self.stem)
         return [stem, *stages, Part("head", named("norm", "act", "avgpool", "dropout", "fc"), self.head)]
 
@@ -230,14 +234,3 @@ class ResNet(nn.Module):
 def classifier(config: ResNetConfig) -> nn.Module:
     """`fc`: the pooled features to logits, or nothing where there are no classes."""
     return nn.Linear(config.num_features, config.num_classes) if config.num_classes else nn.Identity()
-
-
-def create(architecture: str | ResNetConfig, **changes: object) -> ResNet:
-    """The network of a preset or config, with fields changed: `create("resnet50", num_classes=10, width=0.5)`.
-
-    Raises `ConfigError`, before any tensor exists, for an unknown preset or a field that is wrong.
-    """
-    from residuum.presets import preset
-
-    config = preset(architecture) if isinstance(architecture, str) else architecture
-    return ResNet(config.replace(**changes))

@@ -29,7 +29,7 @@ class Reporter:
         """What will be trained on what, and how."""
         source, plan = session.source, session.plan
         parameters = sum(p.numel() for p in session.model.parameters())
-        height, width = source.preprocessing.size
+        height, width = source.preprocessing.image_size
         say = self.console.print
         say(
             f"data       {recipe.data}: {len(source.train):,} train, {len(source.test):,} test images, "

@@ -1,6 +1,5 @@
 """The training loop: plain PyTorch, from a recipe to a run folder."""
 
-import dataclasses
 import math
 import signal
 import time
@@ -126,7 +125,7 @@ class Session:
         held = max(held_memory(device) - own, 0)
         planner = Planner(
             self.model,
-            size=self.source.preprocessing.size,
+            size=self.source.preprocessing.image_size,
             dtype=dtype,
             optimizer="sgd" if recipe.momentum else "none",
             device=device,
@@ -337,5 +336,5 @@ def _finish_epoch(run: Run, session: Session, reporter: Reporter, seconds: float
 def _save(run: Run, session: Session) -> None:
     """The state last: a run whose state says an epoch is done has that epoch's weights and metrics on disk."""
     source = session.source
-    save(session.model, run.weights, classes=source.classes, preprocessing=dataclasses.asdict(source.preprocessing))
+    save(session.model, run.weights, classes=source.classes, preprocessing=source.preprocessing)
     run.save_state(session.state())

@@ -1,0 +1,176 @@
+"""The step of a contender that is timed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from residuum.bench.contenders import OUT_OF_THE_BOX, REFERENCES, Contender, build
+from residuum.bench.workloads import Precision, Workload
+from residuum.factory import create
+from residuum.inference.optimize import optimize_for_inference
+from residuum.presets import preset
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is timed: `run` does one step.
+
+    Its memory is that of `passes`, the forward and in training the backward pass, into gradients that are there
+    already; `tensors` are there all the time. `precision` is that of its convolutions. `flops` are its floating-point
+    operations where they need not be those of the preset.
+    """
+
+    run: Callable[[], object]
+    passes: Callable[[], object]
+    tensors: Callable[[], list[Tensor]]
+    precision: Precision
+    flops: int | None = None
+
+
+def prepare(contender: Contender, workload: Workload) -> Step:
+    """The contender's step, ready to run. What comes before it, such as compiling, is not timed."""
+    torch.manual_seed(0)
+    device = torch.device(workload.device)
+    if contender.name in REFERENCES:
+        return _matrix_product(REFERENCES[contender.name], device)
+    if contender == Contender(OUT_OF_THE_BOX):
+        return _trainer(workload, device) if workload.task == "train" else _predictor(workload, device)
+    form = torch.channels_last if workload.memory_format == "channels-last" else torch.contiguous_format
+    model = build(contender, workload.model).to(device, memory_format=form)  # type: ignore[call-overload]
+    images = _images(workload, device).to(memory_format=form)
+    run = torch.compile(model) if workload.mode == "compiled" else model
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=workload.precision == "bf16")
+    labels = torch.randint(preset(workload.model).num_classes, (workload.batch_size,), device=device)
+    training = workload.task == "train"
+    model.train(training)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4) if training else None
+
+    def passes(net: Callable[[Tensor], Tensor] = run) -> None:
+        if optimizer is None:
+            with torch.inference_mode(), autocast():
+                net(images)
+            return
+        with autocast():
+            loss = nn.functional.cross_entropy(net(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step() -> None:
+        if optimizer is not None:
+            optimizer.zero_grad()
+        passes()
+        if optimizer is not None:
+            optimizer.step()
+
+    flops = _flops(partial(passes, model)) if contender.source else None
+    run_step = _graph(step) if workload.mode == "graph" else step
+    return Step(run_step, passes, partial(_tensors, model), workload.precision, flops)
+
+
+def _flops(passes: Callable[[], None]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        passes()
+    return int(counter.get_total_flops())
+
+
+def _images(workload: Workload, device: torch.device) -> Tensor:
+    channels = preset(workload.model).in_channels
+    return torch.randn(workload.batch_size, channels, *workload.image_size, device=device)
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return [*model.parameters(), *model.buffers(), *gradients]
+
+
+def _graph(step: Callable[[], None]) -> Callable[[], object]:
+    """The whole step as one CUDA graph."""
+    cuda: Any = torch.cuda
+    side = cuda.Stream()
+    side.wait_stream(cuda.current_stream())
+    with cuda.stream(side):
+        for _ in range(3):  # gradients, momentum and cuDNN's choices have to be there before the capture
+            step()
+    cuda.current_stream().wait_stream(side)
+    graph = cuda.CUDAGraph()
+    with cuda.graph(graph):
+        step()
+    return graph.replay  # type: ignore[no-any-return]
+
+
+def _matrix_product(precision: Precision, device: torch.device) -> Step:
+    side = matrix_side(device.type)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(left)
+    product = partial(torch.mm, left, right, out=out)
+    return Step(product, product, lambda: [left, right, out], precision)
+
+
+def matrix_side(kind: str) -> int:
+    """Rows of the square matrices of the reference: large enough that their product reaches what a machine can do."""
+    return 2048 if kind == "cpu" else 8192
+
+
+def _trainer(workload: Workload, device: torch.device) -> Step:
+    """The very step of `residuum train`, augmentation included."""
+    from residuum.data.sources import Part, Source
+    from residuum.devices import choose_precision, set_up
+    from residuum.preprocessing import Preprocessing
+    from residuum.train.loop import Session
+    from residuum.train.recipe import Recipe
+
+    set_up(device)
+    config = preset(workload.model)
+    count = 2 * workload.batch_size
+    pixels = torch.randint(256, (count, *workload.image_size, config.in_channels), dtype=torch.uint8)
+    part = Part(pixels, torch.randint(config.num_classes, (count,)))
+    centre = (0.5,) * config.in_channels, (0.25,) * config.in_channels
+    source = Source(
+        tuple(map(str, range(config.num_classes))),
+        part,
+        part,
+        Preprocessing(config.in_channels, workload.image_size, *centre, 0.0),
+    )
+    recipe = Recipe(
+        model=config,
+        epochs=1000,
+        batch_size=workload.batch_size,
+        lr=0.01,
+        flip=True,
+        pad=4,
+        precision="bf16" if choose_precision("auto", device)[0] == "bf16" else "fp32",
+        device=str(device),
+    )
+    session = Session(recipe, source, device)
+    session.model.train()
+
+    def forever() -> Any:
+        for epoch in range(recipe.epochs):
+            session.progress.begin_epoch(len(session.train_batches), device)
+            yield from session.train_batches.epoch(epoch)
+
+    batches = forever()
+
+    def passes() -> None:
+        loss, _ = session.forward(*next(batches))
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    tensors = partial(_tensors, session.model)
+    return Step(lambda: session.step(*next(batches)), passes, tensors, "bf16" if session.bf16 else "fp32")
+
+
+def _predictor(workload: Workload, device: torch.device) -> Step:
+    """The network as `residuum predict` runs it."""
+    model = optimize_for_inference(create(workload.model).to(device))
+    images = _images(workload, device)
+
+    def infer() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    return Step(infer, infer, partial(_tensors, model), "bf16" if model.dtype == torch.bfloat16 else "fp32")
