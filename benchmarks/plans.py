@@ -1,6 +1,6 @@
 """Plans for budgets from the least to the most, and the uniform modes: predicted and measured peak and slowdown.
 
-Run `python benchmarks/plans.py [--model resnet152] [--batch 8] [--budgets 6] [--rounds 9]`. CPU, bf16 autocast,
+Run `python benchmarks/plans.py [--model resnet152] [--batch-size 8] [--budgets 6] [--rounds 9]`. CPU, bf16 autocast,
 channels-last, SGD with momentum.
 
 The peak is of all tensors of a step, as a plan's is: parameters, buffers, momentum and images by their size, the rest
@@ -70,18 +70,18 @@ def quartiles(ratios: list[float]) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="resnet152")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--budgets", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     keep_freed_memory()
-    step = Step(options.model, options.batch)
+    step = Step(options.model, options.batch_size)
     begin = time.perf_counter()
     planner = Planner(step.model, size=step.size, dtype=torch.bfloat16)
-    uniform = [planner.uniform(options.batch, mode) for mode in MODES]
+    uniform = [planner.uniform(options.batch_size, mode) for mode in MODES]
     took = time.perf_counter() - begin
-    budgets = np.linspace(planner.least(options.batch), uniform[0].peak, options.budgets).astype(int).tolist()
-    plans: list[Plan] = [*uniform, *(planner.plan(options.batch, budget) for budget in budgets)]
+    budgets = np.linspace(planner.least(options.batch_size), uniform[0].peak, options.budgets).astype(int).tolist()
+    plans: list[Plan] = [*uniform, *(planner.plan(options.batch_size, budget) for budget in budgets)]
     step.passes()
     step.optimizer.step()
     peaks = []
@@ -96,7 +96,7 @@ def main() -> None:
             plans[i].apply(step.model)
             step.passes()
             times[i].append(step.seconds())
-    title = f"{options.model}, batch {options.batch}, planned in {took:.1f} s: {describe('cpu')}"
+    title = f"{options.model}, batch {options.batch_size}, planned in {took:.1f} s: {describe('cpu')}"
     table = Table("plan", title=title, title_justify="left")
     for heading in ("peak: predicted, MB", "measured, MB", "slowdown: predicted", "measured", "quartiles"):
         table.add_column(heading, justify="right")

@@ -19,6 +19,8 @@ QUICK = (
 
 def test_a_comparison_leaves_a_whole_report_and_can_be_compared_with_itself(command, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "measure", partial(run.measure, processes=here))
+    for module in ("steps", "measure"):  # a small matrix product, which a test does not wait for
+        monkeypatch.setattr(f"residuum.bench.{module}.matrix_side", lambda kind: 256)
     out = tmp_path / "bench"
     result = command(
         "bench", *QUICK, "--contenders", "residuum", "plain=residuum:create", "--baseline", "plain", "--out", out
@@ -107,12 +109,13 @@ def test_without_a_terminal_there_is_a_line_a_minute(monkeypatch, capsys):
         ("--threads -1", "threads is -1; it must be an integer of at least 0"),
         ("--batch-sizes 0", "batch_size is 0; it must be an integer of at least 1"),
         ("--image-size 0 3", "image_size is (0, 3)"),
+        ("--models", "there is nothing to measure"),
         ("--modes graph", "leave it out"),
         ("--modes fast", "fast"),
         ("--device cuda:99", "there is no device 'cuda:99'"),
-        ("--compare none.json none.json", "none.json cannot be read"),
+        ("--compare none.json none.json", "'none.json' cannot be read"),
         ("--compare other.json other.json", "is no report"),
-        ("--out here --precisions fp32", "here exists already"),
+        ("--out here --precisions fp32", "'here' exists already"),
         ("--out /proc/x/y --precisions fp32", "cannot be made"),
     ],
 )

@@ -5,8 +5,8 @@ import io
 
 from rich.console import Console
 
-from residuum.bench.report import as_markdown, glance, page, print_report, tables
-from residuum.bench.results import Row
+from residuum.bench.report import as_markdown, glance, page, print_report, save_pages, tables
+from residuum.bench.results import Comparison, Row
 from residuum.report.page import html
 from tests.bench.comparisons import comparison, times, workload
 
@@ -52,6 +52,14 @@ def test_what_one_repetition_measured_is_shown_without_a_verdict():
     for text in (shown(made), as_markdown(made), html(page(made))):
         assert "One repetition is done" in " ".join(text.split())
         assert "faster" not in text
+
+
+def test_bytes_that_are_no_text_do_not_keep_the_pages_from_being_written(tmp_path):
+    made = dataclasses.replace(comparison(workload("caf\udce9")), command="residuum bench --out caf\udce9")
+    save_pages(made, tmp_path)
+    made.save(tmp_path / "report.json")
+    assert Comparison.load(tmp_path / "report.json") == made
+    assert "caf\\udce9" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_comparison_without_results_has_its_pages():

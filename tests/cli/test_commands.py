@@ -59,7 +59,7 @@ def test_mistakes_in_names_and_fields_are_answered_without_torch(line):
         ("train --resume nowhere", "nowhere is not a run that can be resumed"),
         ("train --resume nowhere --epochs 3", "leave out --epochs"),
         ("train --out here", "here exists already"),
-        ("predict nowhere x.png", "cannot be read as weights"),
+        ("predict nowhere x.png", "there is no weights file"),
         ("summary resnet51 --layers", "did you mean 'resnet50'"),
         (
             "summary resnet50 --image-size 0 3",

@@ -69,8 +69,9 @@ class Here:
 
     def get_ready(self, contender: Contender, workload: Workload, *, memory: bool) -> Ready:
         """As in `Process`."""
-        self.step = None  # the workload before gives its memory back first
-        gc.collect()
+        if self.step is not None:  # the workload before gives its memory back first
+            self.step = None
+            gc.collect()
         with _named_errors():
             self.step = step = self.prepare(contender, workload)
             peak, grown = _memory(step, workload) if memory else (None, None)

@@ -9,7 +9,7 @@ from rich.console import Console
 from residuum.bench.intervals import LEAST_REPETITIONS, Ratio
 from residuum.bench.results import Comparison, Difference, Row, WorkloadResult
 from residuum.bench.workloads import TASKS
-from residuum.errors import BenchError
+from residuum.errors import BenchError, shortened
 from residuum.files import write_text
 from residuum.report.charts import PALETTE, Bar, Chart, Point, bar_chart, colours, scatter_chart
 from residuum.report.page import Card, Page, Section, html
@@ -157,7 +157,7 @@ def in_words(differences: Sequence[Difference]) -> str:
 def as_markdown(found: Comparison) -> str:
     """The tables for a README."""
     machine = ", ".join(f"{name} {value}" for name, value in found.machine.items() if value)
-    about = f"Measured on {found.date} with `{found.command}`: {machine}."
+    about = shortened(f"Measured on {found.date} with `{found.command}`: {machine}.", 2000)
     return "\n\n".join([about, *map(markdown, tables(found))]) + "\n"
 
 

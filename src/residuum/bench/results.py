@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from residuum.bench.intervals import LEAST_REPETITIONS, Ratio, paired, unpaired
-from residuum.errors import BenchError, shortened
+from residuum.errors import BenchError, first_line, quoted, shortened
 from residuum.files import write_text
 from residuum.validation import AtLeast, check, parse_json
 
@@ -154,9 +154,9 @@ class Comparison:
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise BenchError(f"the report {path} cannot be read: {error}") from None
+            raise BenchError(f"the report {quoted(str(path))} cannot be read: {first_line(error)}") from None
         except BenchError as error:
-            raise BenchError(f"{path} cannot be compared: {error}") from None
+            raise BenchError(f"{quoted(str(path))} cannot be compared: {error}") from None
 
 
 def _workload(values: dict[str, Any]) -> WorkloadResult:

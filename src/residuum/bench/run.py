@@ -22,7 +22,7 @@ from residuum.bench.measure import Say, measure
 from residuum.bench.report import difference_table, in_words, print_report, save_pages
 from residuum.bench.results import Comparison, WorkloadResult, compare
 from residuum.bench.workloads import Workload
-from residuum.errors import BenchError
+from residuum.errors import LONGEST, BenchError, quoted, shortened
 from residuum.report.tables import print_table
 from residuum.validation import AtLeast, check
 
@@ -68,7 +68,7 @@ def bench(
     `BenchError`, before anything is measured, for a folder that exists or cannot be made.
     """
     if out.exists():
-        raise BenchError(f"{out} exists already; choose another --out")
+        raise BenchError(f"{quoted(str(out))} exists already; choose another --out")
     if effort.threads:
         torch.set_num_threads(effort.threads)
     parts = taking_part(workloads, contenders)
@@ -77,7 +77,9 @@ def bench(
     try:
         out.mkdir(parents=True)
     except OSError as error:
-        raise BenchError(f"the folder {out} cannot be made: {error.strerror}; choose another --out") from None
+        raise BenchError(
+            f"the folder {quoted(str(out))} cannot be made: {error.strerror}; choose another --out"
+        ) from None
     results: dict[str, WorkloadResult] = {}
     try:
         steps = effort.repetitions * (effort.rounds + 1) * sum(len(part) + len(REFERENCES) for part in parts)
@@ -91,14 +93,14 @@ def bench(
     except BaseException:
         if found.workloads:
             save_pages(found, out)
-            console.print(f"what was measured so far is in {out}", markup=False, highlight=False, soft_wrap=True)
+            console.print(Text(f"what was measured so far is in {shortened(str(out), LONGEST)}"), soft_wrap=True)
         else:
             shutil.rmtree(out, ignore_errors=True)
         raise
     save_pages(found, out)
     print_report(console, found)
-    written = f"written: {out}/report.html, report.md, report.json"
-    console.print(written, markup=False, highlight=False, soft_wrap=True)
+    written = f"written: {shortened(str(out), LONGEST)}: report.html, report.md, report.json"
+    console.print(Text(written), soft_wrap=True)
     return found
 
 
@@ -111,7 +113,7 @@ def _progress(console: Console, steps: int) -> Iterator[Say]:
         def line(workload: str, doing: str) -> None:
             nonlocal done, said
             if time.monotonic() - said > SAY_EVERY:
-                console.print(f"{done / steps:4.0%}  {workload}: {doing}", markup=False, highlight=False)
+                console.print(Text(f"{done / steps:4.0%}  {workload}: {doing}"))
                 said = time.monotonic()
             done += 1
 

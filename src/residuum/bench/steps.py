@@ -1,5 +1,6 @@
 """The step of a contender that is timed."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -118,50 +119,45 @@ def matrix_side(kind: str) -> int:
 
 def _trainer(workload: Workload, device: torch.device) -> Step:
     """The very step of `residuum train`, augmentation included."""
-    from residuum.data.sources import Part, Source
+    from residuum.data.loaders import Augmentation, make_batches
+    from residuum.data.sources import Part
     from residuum.devices import choose_precision, set_up
     from residuum.preprocessing import Preprocessing
-    from residuum.train.loop import Session
-    from residuum.train.recipe import Recipe
 
     set_up(device)
     config = preset(workload.model)
+    bf16 = choose_precision("auto", device)[0] == "bf16"
     count = 2 * workload.batch_size
     pixels = torch.randint(256, (count, *workload.image_size, config.in_channels), dtype=torch.uint8)
-    part = Part(pixels, torch.randint(config.num_classes, (count,)))
     centre = (0.5,) * config.in_channels, (0.25,) * config.in_channels
-    source = Source(
-        tuple(map(str, range(config.num_classes))),
-        part,
-        part,
+    loader = make_batches(
+        Part(pixels, torch.randint(config.num_classes, (count,))),
         Preprocessing(config.in_channels, workload.image_size, *centre, 0.0),
-    )
-    recipe = Recipe(
-        model=config,
-        epochs=1000,
         batch_size=workload.batch_size,
-        lr=0.01,
-        flip=True,
-        pad=4,
-        precision="bf16" if choose_precision("auto", device)[0] == "bf16" else "fp32",
-        device=str(device),
+        seed=0,
+        train=True,
+        augmentation=Augmentation(4, True),
+        device=device,
+        workers=0,
+        skip_bad_images=False,
     )
-    session = Session(recipe, source, device)
-    session.model.train()
-
-    def forever() -> Any:
-        for epoch in range(recipe.epochs):
-            session.progress.begin_epoch(len(session.train_batches), device)
-            yield from session.train_batches.epoch(epoch)
-
-    batches = forever()
+    model = create(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+    batches = itertools.chain.from_iterable(loader.epoch(number) for number in itertools.count())
 
     def passes() -> None:
-        loss, _ = session.forward(*next(batches))
+        images, labels = next(batches)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            logits = model(images)
+        loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=0.05)
         loss.backward()  # type: ignore[no-untyped-call]
 
-    tensors = partial(_tensors, session.model)
-    return Step(lambda: session.step(*next(batches)), passes, tensors, "bf16" if session.bf16 else "fp32")
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        passes()
+        optimizer.step()
+
+    return Step(step, passes, partial(_tensors, model), "bf16" if bf16 else "fp32")
 
 
 def _predictor(workload: Workload, device: torch.device) -> Step:

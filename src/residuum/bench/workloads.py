@@ -68,6 +68,8 @@ def workloads_of(
         for model, size, task, precision, mode in product(models, batch_sizes, tasks, precisions, modes)
         for form in memory_formats or (USUAL_FORMAT[precision],)
     ]
+    if not workloads:
+        raise BenchError("there is nothing to measure: models, tasks, modes and batch sizes need a value each")
     return list(dict.fromkeys(workloads))
 
 

@@ -62,6 +62,8 @@ class FusedConv(Convolution):
         if other is None:
             x = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.geometry, *self.epilogue)
             return x if self.after is None else self.after(x)
+        # A layer of a user's may have left it in another format, for which oneDNN has no sum in bf16.
+        other = other.contiguous(memory_format=torch.channels_last)
         relu = "relu" if self.sums_to_relu else None
         binary = torch.ops.mkldnn._convolution_pointwise_.binary
         x = binary(other, x, weight, self.bias, *self.geometry, "add", 1.0, relu, [], "")

@@ -3,8 +3,10 @@
 What is downloaded stays in the folder that `residuum.files.cache_folder` gives, and can be placed there by hand.
 """
 
+import contextlib
 import hashlib
 import re
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -50,9 +52,10 @@ def torchvision_weights(name: str, config: ResNetConfig | None) -> tuple[dict[st
     folder = next((folder for folder in folders if (folder / file).exists()), folders[0])
     _check_published(folder / file)
     try:
-        state = weights.get_state_dict(
-            progress=False, check_hash=True, model_dir=str(folder), weights_only=True, map_location="cpu"
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # torch says there what it downloads
+            state = weights.get_state_dict(
+                progress=False, check_hash=True, model_dir=str(folder), weights_only=True, map_location="cpu"
+            )
     except (URLError, OSError) as error:
         reason = shortened(first_line(error), 100)
         raise WeightsError(
@@ -107,28 +110,28 @@ def hub_folder(reference: str) -> tuple[Path, str]:
 def _download(repository: str, reference: str, folder: Path) -> None:
     try:
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+        from huggingface_hub.errors import RepositoryNotFoundError
     except ImportError:
         raise MissingExtraError(
             f'{quoted(reference)} is fetched by huggingface_hub, which is not installed: pip install "residuum[hub]"'
         ) from None
     place = f"place its {WEIGHTS[0]} and config.json in {shown(folder)}"
+    hub = huggingface_hub.HfApi()
     try:
-        listed = {
-            f.rfilename: f for f in huggingface_hub.HfApi().model_info(repository, files_metadata=True).siblings or ()
-        }
+        siblings = hub.model_info(repository, files_metadata=True).siblings or ()
+        listed = {file.rfilename: file for file in siblings}
         weights = next((name for name in WEIGHTS if name in listed), None)
         if weights is None:
             raise WeightsError(
                 f"{quoted(reference)} has no {' and no '.join(WEIGHTS)}; convert its weights elsewhere, and give a path"
             )
         for name in (*(note for note in NOTES if note in listed), weights):  # the weights last: then all is there
-            huggingface_hub.hf_hub_download(repository, name, local_dir=folder)
+            hub.hf_hub_download(repository, name, local_dir=folder)
+    except WeightsError:
+        raise
     except RepositoryNotFoundError:  # the hub says the same of what it does not show
         raise WeightsError(f"{quoted(reference)} does not exist on the hub, or is not public") from None
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, WeightsError):
-            raise
+    except Exception as error:  # what its transport raises is of kinds of its own
         reason = shortened(first_line(error), 100)
         raise WeightsError(f"{quoted(reference)} cannot be fetched ({reason}); {place}") from None
     said = listed[weights].lfs

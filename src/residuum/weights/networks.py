@@ -61,7 +61,7 @@ def choose(tree: object, where: str, named: str | None = None) -> tuple[Network,
         except WeightsError as error:
             raise WeightsError(f"{where}: {error}") from None
         raise WeightsError(f"{where} holds no network that is known here")
-    listed = ", ".join(quoted(network.name) for network in networks[:5])
+    listed = ", ".join(quoted(network.name) for network in networks[:5]) if networks[0].name else "one without a name"
     if named is not None:
         wanted = named.strip(".")
         exact = [n for n in networks if n.name == wanted] or [
