@@ -2,7 +2,7 @@
 
 import pytest
 
-from residuum.nn.resnet import create
+from residuum.factory import create
 from residuum.train.groups import param_groups
 
 EVERYTHING = {"bias_lr": 64.0, "head_lr": 10.0, "layer_decay": 0.8, "muon": True, "others_lr": 5.0}
