@@ -36,15 +36,6 @@ _HE: dict[str, Any] = {
     "augment.flip": True,
 }  # fmt: skip
 
-_RSB: dict[str, Any] = {
-    "model.preset": "resnet50", "batch_size": 2048,
-    "optimizer.name": "lamb", "optimizer.weight_decay": 0.02,
-    "schedule.name": "cosine", "schedule.warmup": 5.0, "schedule.min_lr": 1e-6,
-    "loss.name": "bce", "loss.label_smoothing": 0.0, "loss.threshold": 0.2,
-    "mixing.mixup": 0.1, "mixing.cutmix": 1.0,
-    "augment.flip": True,
-}  # fmt: skip
-
 RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
     {
         "he2015": NamedRecipe(
