@@ -23,7 +23,7 @@ from torch import nn
 import residuum
 from residuum.bench.machine import describe
 from residuum.devices import keep_freed_memory
-from residuum.memory import MODES, Live, Plan, Planner
+from residuum.memory import MODES, Live, Plan, Planner, choose_in_place
 from residuum.presets import usual_image_size
 
 
@@ -34,6 +34,7 @@ class Step:
         torch.manual_seed(0)
         config = residuum.preset(name)
         self.model = residuum.create(config).to(memory_format=torch.channels_last)
+        choose_in_place(self.model, torch.device("cpu"), torch.bfloat16)  # as training does
         self.size = usual_image_size(name)
         self.images = torch.randn(batch, config.in_channels, *self.size).to(memory_format=torch.channels_last)
         self.labels = torch.randint(config.num_classes, (batch,))
@@ -77,7 +78,7 @@ def main() -> None:
     keep_freed_memory()
     step = Step(options.model, options.batch_size)
     begin = time.perf_counter()
-    planner = Planner(step.model, size=step.size, dtype=torch.bfloat16)
+    planner = Planner(step.model, image_size=step.size, dtype=torch.bfloat16)
     uniform = [planner.uniform(options.batch_size, mode) for mode in MODES]
     took = time.perf_counter() - begin
     budgets = np.linspace(planner.least(options.batch_size), uniform[0].peak, options.budgets).astype(int).tolist()

@@ -28,7 +28,7 @@ def test_parameters_are_the_networks_own(name):
     with torch.device("meta"):
         model = create(name)
     count = sum(p.numel() for p in model.parameters())
-    assert total(cost(preset(name), usual_image_size(name), batch=2), "parameters") == count
+    assert total(cost(preset(name), usual_image_size(name), batch_size=2), "parameters") == count
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -39,7 +39,7 @@ def test_macs_of_both_passes_are_those_that_torch_counts_over_the_whole_network(
         out = create(name)(torch.empty(2, config.in_channels, *size))
     with FlopCounterMode(display=False) as backward:
         out.sum().backward()
-    parts = cost(config, size, batch=2)
+    parts = cost(config, size, batch_size=2)
     assert total(parts, "macs") == forward.get_total_flops() // 2
     assert total(parts, "backward_macs") == backward.get_total_flops() // 2
 
@@ -49,12 +49,12 @@ def test_layers_add_up_to_their_parts(name):
     config = preset(name)
     with torch.device("meta"):
         model = create(name)
-    for part in cost(config, usual_image_size(name), batch=2):
+    for part in cost(config, usual_image_size(name), batch_size=2):
         for figure in ("parameters", "macs", "backward_macs"):
             assert total(part.layers, figure) == getattr(part, figure), part.name
         for layer in part.layers:
             assert type(model.get_submodule(layer.name)).__name__ == layer.kind
-    layers = [layer for part in cost(config, usual_image_size(name), batch=2) for layer in part.layers]
+    layers = [layer for part in cost(config, usual_image_size(name), batch_size=2) for layer in part.layers]
     assert len({layer.name for layer in layers if layer.parameters}) == sum(
         1 for m in model.modules() if not any(m.children()) and any(True for _ in m.parameters())
     )

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, first_line
-from residuum.memory.footprint import step_cost
+from residuum.memory.footprint import check_images, step_cost
 from residuum.nn.resnet import ResNet
 
 __all__ = ["LayerCost", "PartCost", "cost", "step_cost"]
@@ -80,23 +80,24 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def cost(
     config: ResNetConfig,
-    size: tuple[int, int] = (224, 224),
-    batch: int = 1,
+    image_size: tuple[int, int] = (224, 224),
+    batch_size: int = 1,
     dtype: torch.dtype = torch.float32,
     *,
     by_layer: bool = True,
 ) -> list[PartCost]:
-    """The cost of each part of a network in training on (batch, in_channels, *size) images of `dtype`.
+    """The cost of each part of a network in training on (batch_size, in_channels, *image_size) images of `dtype`.
 
     The blocks of a stage are alike from the second on, so two of them are run and the second stands for the rest.
     `by_layer=False` takes half the time and leaves out the layers and the backward pass, whose MAC are theirs. Raises
-    `ConfigError` where the images are too small for the network.
+    `ConfigError` where the images are too small for the network, or their tensors larger than 64 TiB.
     """
+    check_images(config, image_size, batch_size)
     # A block that is skipped for the whole batch would be seen as free.
     short = config.replace(depths=tuple(min(depth, 2) for depth in config.depths), stochastic_depth_mode="row")
     with torch.device("meta"):
         model = ResNet(short).to(dtype)
-        x = torch.empty(batch, config.in_channels, *size, dtype=dtype)
+        x = torch.empty(batch_size, config.in_channels, *image_size, dtype=dtype)
     meter = _Meter(model)
     layers: list[LayerCost] = []
     remove = [
@@ -115,8 +116,8 @@ def cost(
                 x = part(x)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"{batch} image(s) of {size[0]}x{size[1]} do not pass through the {name} in training "
-                f"({first_line(error)}); use larger images or a larger batch"
+                f"{batch_size} image(s) of {image_size[0]}x{image_size[1]} do not pass through the {name} in training "
+                f"({first_line(error)}); use larger images or a larger batch size"
             ) from None
         macs_after, kept_after = meter.reading()
         parameters = sum(p.numel() for module in modules for p in module.parameters())

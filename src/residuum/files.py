@@ -23,6 +23,8 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[Residuu
     except BaseException as failure:
         with contextlib.suppress(OSError):  # its folder is not there or cannot be written: nothing was left
             partial.unlink(missing_ok=True)
+        if isinstance(failure, ResiduumError):
+            raise
         if isinstance(failure, OSError | RuntimeError) or type(failure).__name__ == "SafetensorError":
             reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
             raise error(f"cannot write {path}: {reason}; free space or choose another folder") from failure

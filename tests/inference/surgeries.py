@@ -1,6 +1,7 @@
 """What people do to networks: each a function of a network and a generator of random choices, done in place."""
 
 import types
+import warnings
 
 import torch
 from torch import nn
@@ -100,7 +101,8 @@ def normalise_a_weight(model, chance):
 
 def normalise_a_weight_the_old_way(model, chance):
     made = chance.choice([nn.utils.weight_norm, nn.utils.spectral_norm])
-    made(any_module(model, chance, nn.Conv2d))
+    with warnings.catch_warnings(action="ignore"):  # it is deprecated, but networks have it
+        made(any_module(model, chance, nn.Conv2d))
 
 
 def parametrise_a_weight(model, chance):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from tests.networks import relative, scramble
 from torch import nn
 
 import residuum.inference.optimize
@@ -13,8 +14,7 @@ from residuum import PRESETS, ConfigError, ResiduumError, create, freeze, load, 
 from residuum.errors import DataError, DeviceError
 from residuum.inference.folding import FoldedConv
 from residuum.inference.onednn import SHAPES_KEPT, FusedConv, onednn_fuses
-from residuum.inference.predict import BATCH, predict
-from tests.networks import relative, scramble
+from residuum.inference.predict import BATCH_SIZE, predict
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 0.03}  # as the docstring of optimize_for_inference states
 SMALL = {"depths": (2, 1), "widths": (16, 24), "stem_width": 16, "num_classes": 10}
@@ -219,10 +219,10 @@ def test_top1_of_a_trained_network_is_unchanged_and_predict_says_it(command, tmp
     assert (expected == digits.test.labels).float().mean() > 0.8
     for precision in TOLERANCE:
         assert torch.equal(optimize_for_inference(model, precision=precision)(images).argmax(1), expected)
-    names = [f"{i}.png" for i in range(BATCH + 3)]
+    names = [f"{i}.png" for i in range(BATCH_SIZE + 3)]
     for name, image in zip(names, pixels, strict=False):
         Image.fromarray(image[0].numpy()).save(name)
-    told = predict("run", names, top=2)
+    told = list(predict("run", names, top=2))
     assert [p.path for p in told] == names
     assert [int(p.classes[0][0]) for p in told] == expected[: len(names)].tolist()
     shares = plainly(model, images[: len(names)]).softmax(1).amax(1)

@@ -87,7 +87,9 @@ def test_a_config_is_refused_or_its_network_keeps_every_promise(given_fields, si
     for feature, info in zip(model.features(x), model.feature_info[1:], strict=True):
         assert feature.shape == (2, info.channels, *(math.ceil(s / info.stride) for s in size))
         assert info.stride <= config.output_stride
-    assert sum(part.parameters for part in cost(config, size, batch=2)) == sum(p.numel() for p in model.parameters())
+    assert sum(part.parameters for part in cost(config, size, batch_size=2)) == sum(
+        p.numel() for p in model.parameters()
+    )
 
 
 @settings(SETTINGS, max_examples=60)

@@ -51,7 +51,8 @@ def glance(found: Comparison) -> Table:
         f"Speed as a share of {found.baseline}'s. Where the interval of 95 % holds 100 %, the difference is noise, and "
         "half the interval is shown."
     )
-    return Table(f"At a glance: {common}", ("workload", *names), tuple(rows), note)
+    title = f"At a glance: {common}" if common else "At a glance"
+    return Table(title, ("workload", *names), tuple(rows), note)
 
 
 def _contenders(found: Comparison) -> list[str]:
@@ -59,7 +60,9 @@ def _contenders(found: Comparison) -> list[str]:
 
 
 def _labels(workloads: Sequence[WorkloadResult]) -> tuple[str, list[str]]:
-    """What all workloads have in common, and what tells each of them from the others."""
+    """What all workloads have in common, and what tells each of them from the others; one has its name alone."""
+    if len(workloads) == 1:
+        return "", [workloads[0].name]
     fields = ("model", "task", "precision", "memory_format", "mode")
     parts = []
     for workload in workloads:
@@ -81,7 +84,11 @@ def in_full(workload: WorkloadResult, baseline: str) -> Table:
     )  # fmt: skip
     rows = tuple(_figures(workload, row, baseline) for row in workload.measured())
     return Table(
-        workload.name, headings, rows, _note(workload, baseline), wide=("step, ms", "quartiles", "growth, MiB")
+        workload.name,
+        headings,
+        rows,
+        _note(workload, baseline),
+        wide=("step, ms", "quartiles", "interval", "growth, MiB"),
     )
 
 
@@ -196,7 +203,7 @@ def _cards(found: Comparison) -> Iterator[Card]:
         said = [f"{count[verdict]} {word}" for verdict, word in words.items() if count[verdict]]
         verdict = _only(count)
         which = "1 workload" if len(ratios) == 1 else f"{len(ratios)} workloads"
-        yield Card(name, ", ".join(said), f"than {found.baseline}, of {which}", verdict)
+        yield Card(name, ", ".join(said), f"beside {found.baseline}, in {which}", verdict)
 
 
 def _only(count: Counter[Verdict]) -> Verdict | None:

@@ -145,6 +145,8 @@ def options_of(kind: type, prefix: str = "") -> tuple[Option, ...]:
         if get_origin(hint) is Annotated:
             hint, *annotated = get_args(hint)
             extras = tuple(annotated)
+        if tyro.conf.Fixed in extras:  # is not for the line to give
+            continue
         name, aliases, above = field.name.replace("_", "-"), (), prefix
         for extra in extras:  # `tyro.conf.arg` gives an object with these attributes
             name = name if getattr(extra, "name", None) is None else extra.name

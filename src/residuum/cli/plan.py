@@ -56,6 +56,7 @@ def run(command: Plan, console: Console) -> int:
 
     from residuum.cli.plan_report import draw_frontier, print_plan
     from residuum.devices import free_memory, pick_device, set_up
+    from residuum.memory.in_place import choose_in_place
     from residuum.memory.planner import Planner
     from residuum.nn.resnet import ResNet
 
@@ -64,8 +65,9 @@ def run(command: Plan, console: Console) -> int:
     dtype = torch.bfloat16 if command.precision == "bf16" else None
     with torch.device("meta"):
         model = ResNet(command.config).to(memory_format=torch.channels_last)
+    choose_in_place(model, device, dtype or torch.float32)
     set_up(device)  # as training does, so that it is timed as it runs
-    planner = Planner(model, size=command.image_size, dtype=dtype, optimizer=command.optimizer, device=device)
+    planner = Planner(model, image_size=command.image_size, dtype=dtype, optimizer=command.optimizer, device=device)
     plan = planner.plan(command.batch_size, budget)
     print_plan(console, planner, plan, command.model, budget)
     if command.draw is not None:

@@ -28,7 +28,7 @@ def in_words(plan: Plan) -> list[tuple[str, str]]:
 
 def print_plan(console: Console, planner: Planner, plan: Plan, name: str, budget: int) -> None:
     """The choice, its predicted peak and slowdown, the frontier with the uniform modes, the largest batch."""
-    say(console, Text(name, "bold"), f": batch size {plan.batch} within {show_size(budget)}")
+    say(console, Text(name, "bold"), f": batch size {plan.batch_size} within {show_size(budget)}")
     chosen = figures_table("part", ())
     chosen.add_column("recomputed")
     for part, modes in in_words(plan):
@@ -38,8 +38,8 @@ def print_plan(console: Console, planner: Planner, plan: Plan, name: str, budget
     console.print()
     table = figures_table("plan", ("peak", "time of a step"))
     table.add_column("")
-    uniform = [(mode, planner.uniform(plan.batch, mode)) for mode in reversed(MODES)]
-    rows = [("planned", found) for found in planner.frontier(plan.batch)]
+    uniform = [(mode, planner.uniform(plan.batch_size, mode)) for mode in reversed(MODES)]
+    rows = [("planned", found) for found in planner.frontier(plan.batch_size)]
     rows += [(f"all {mode}", found) for mode, found in uniform] + [("chosen", plan)]
     most = max(found.peak for _, found in rows)
     for label, found in sorted(rows, key=lambda row: row[1].peak):
@@ -67,13 +67,17 @@ def draw_frontier(planner: Planner, plan: Plan, path: Path, name: str) -> None:
     def points(plans: Sequence[Plan]) -> tuple[list[float], list[float]]:
         return [p.peak / 1e9 for p in plans], [p.slowdown for p in plans]
 
-    axes.plot(*points(planner.frontier(plan.batch, 40)), color="#2563eb", marker="o", markersize=3, label="planned")
+    axes.plot(
+        *points(planner.frontier(plan.batch_size, 40)), color="#2563eb", marker="o", markersize=3, label="planned"
+    )
     for mode in MODES:
-        x, y = points([planner.uniform(plan.batch, mode)])
+        x, y = points([planner.uniform(plan.batch_size, mode)])
         axes.scatter(x, y, color="#94a3b8", zorder=3)
         axes.annotate(f"all {mode}", (x[0], y[0]), xytext=(5, 5), textcoords="offset points", fontsize=8)
     axes.scatter(*points([plan]), color="#c2410c", s=60, zorder=4, label="chosen")
-    axes.set(xlabel="predicted peak (GB)", ylabel="predicted time of a step", title=f"{name}, batch size {plan.batch}")
+    axes.set(
+        xlabel="predicted peak (GB)", ylabel="predicted time of a step", title=f"{name}, batch size {plan.batch_size}"
+    )
     axes.margins(x=0.12, y=0.1)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -17,16 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from residuum.devices import slow_in_place
 from residuum.inference.surgery import hooked, is_ordinary, kind, runs_as_its_class_says, settled
 from residuum.memory.in_place import set_in_place
-from residuum.nn.blocks import (
-    Block,
-    BlurPool,
-    EfficientChannelAttention,
-    PreactBlock,
-    SqueezeExcite,
-    StandardizedConv2d,
-    ZeroPadShortcut,
-)
+from residuum.nn.blocks import Block, PreactBlock
 from residuum.nn.freezing import FrozenBatchNorm
+from residuum.nn.layers import BlurPool, EfficientChannelAttention, SqueezeExcite, StandardizedConv2d, ZeroPadShortcut
 from residuum.nn.resnet import Stage
 from residuum.nn.stochastic_depth import StochasticDepth
 

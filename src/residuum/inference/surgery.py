@@ -14,7 +14,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from residuum.errors import ConfigError, DeviceError, first_line
+from residuum.errors import ConfigError, DeviceError, first_line, quoted
 from residuum.nn.resnet import ResNet
 
 # Hooks that set a tensor of their layer before it runs, and do nothing else.
@@ -77,12 +77,12 @@ def kind(module: nn.Module) -> type[nn.Module] | None:
 
 
 def own_hooks(network: nn.Module) -> list[str]:
-    """Names of the modules on which hooks run that are more than masks: `layer4.1`; the network itself is `it`."""
+    """The modules on which hooks run that are more than masks, as a message names them: 'layer4.1', the network."""
     only_masks = [
         (name, not m._forward_hooks and all(isinstance(h, _TENSOR_HOOKS) for h in m._forward_pre_hooks.values()))
         for name, m in network.named_modules()
     ]
-    return [name or "it" for name, masks in only_masks if not masks]
+    return [quoted(name) if name else "the network" for name, masks in only_masks if not masks]
 
 
 def settled(module: nn.Module, name: str) -> Tensor | None:

@@ -26,16 +26,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from residuum.errors import ConfigError
-from residuum.nn.blocks import (
-    Block,
-    BlurPool,
-    EfficientChannelAttention,
-    PreactBlock,
-    SqueezeExcite,
-    StandardizedConv2d,
-    ZeroPadShortcut,
-)
+from residuum.nn.blocks import Block, PreactBlock
 from residuum.nn.freezing import FrozenBatchNorm
+from residuum.nn.layers import BlurPool, EfficientChannelAttention, SqueezeExcite, StandardizedConv2d, ZeroPadShortcut
 from residuum.nn.resnet import ResNet, Stage
 from residuum.nn.stochastic_depth import StochasticDepth
 
@@ -105,7 +98,8 @@ def _norm(norm: _BatchNorm, known: Statistics | None, found: Statistics, x: Tens
         finally:
             norm._buffers = before
     torchs = type(norm).forward is _BatchNorm.forward  # what averages over processes, say, has a way of its own
-    if not torchs or x.device.type not in ("cpu", "meta") or norm.weight is None or norm.weight.dtype != torch.float32:
+    weight = norm._parameters.get("weight")  # None where it is parametrised, too
+    if not torchs or x.device.type not in ("cpu", "meta") or weight is None or weight.dtype != torch.float32:
         return type(norm).forward(norm, x)
     norm._check_input_dim(x)  # type: ignore[no-untyped-call]
     count = norm.num_batches_tracked

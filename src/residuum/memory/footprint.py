@@ -18,14 +18,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
-from residuum.errors import ConfigError, first_line
+from residuum.config import ResNetConfig
+from residuum.errors import ConfigError, first_line, quoted
 from residuum.memory.checkpointing import ON_META, Statistics, block_forward, check_ours, norms_in_pass, stem_forward
 from residuum.memory.live import Live
-from residuum.nn.blocks import BlurPool
+from residuum.nn.layers import BlurPool
 from residuum.nn.resnet import Part, ResNet
 from residuum.nn.stochastic_depth import StochasticDepth
+from residuum.validation import LARGEST
 
-Affine = tuple[float, float]  # what grows with the batch: fixed + each * batch
+Affine = tuple[float, float]  # what grows with the batch: fixed + each * batch_size
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ class StepPart:
     modes: dict[str, Footprint]
     alone: Footprint  # the forward pass as `stage` does it first: it keeps its output and its norms' statistics
 
-    def output(self, batch: int) -> int:
+    def output(self, batch_size: int) -> int:
         """Bytes of the output."""
-        return batch * math.prod(self.shape) * self.dtype.itemsize
+        return batch_size * math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ class StepCost:
     held: Affine
 
 
-def at(line: Affine, batch: int) -> float:
+def at(line: Affine, batch_size: int) -> float:
     """The value for a batch."""
-    return line[0] + line[1] * batch
+    return line[0] + line[1] * batch_size
 
 
 def _batch_norm(x: Tensor, weight: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
@@ -207,25 +209,45 @@ def on_meta(model: ResNet, dtype: torch.dtype | None) -> ResNet:
 _BATCHES = (2, 4)  # a line is known by two of its points
 
 
-def step_cost(model: ResNet, size: tuple[int, int] = (224, 224), dtype: torch.dtype | None = None) -> StepCost:
-    """What a training step takes, part by part and mode by mode, for images of `size` and any batch.
+_MOST_BYTES = 2**46  # of one tensor; sums over a network stay below 2^63
+
+
+def check_images(config: ResNetConfig, image_size: tuple[int, int], batch_size: int = 1) -> None:
+    """Raise `ConfigError` for images or batches that cannot be, or whose tensors are larger than 64 TiB."""
+    height, width = image_size
+    if not (1 <= height <= LARGEST and 1 <= width <= LARGEST and 1 <= batch_size <= LARGEST):
+        raise ConfigError(
+            f"image_size is {quoted(tuple(image_size))} and batch_size is {quoted(batch_size)}; each number must be "
+            f"from 1 to {LARGEST}"
+        )
+    channels = [config.in_channels, *config.stem_channels, *(n for s in config.stages for n in s.widest)]
+    if 8 * batch_size * height * width * max(channels) > _MOST_BYTES:
+        raise ConfigError(
+            f"{batch_size} image(s) of {height}x{width} make tensors of more than 64 TiB in this network; use a "
+            "smaller batch size or image size"
+        )
+
+
+def step_cost(model: ResNet, image_size: tuple[int, int] = (224, 224), dtype: torch.dtype | None = None) -> StepCost:
+    """What a training step takes, part by part and mode by mode, for images of `image_size` and any batch size.
 
     The network is run on the meta device for two batches, in autocast to `dtype` where one is given; blocks that are
-    alike are run once. Raises `ConfigError` where the images are too small.
+    alike are run once. Raises `ConfigError` where the images are too small, or their tensors larger than 64 TiB.
     """
     check_ours(model)
+    check_images(model.config, image_size)
     twin = on_meta(model, dtype)
     token = ON_META.set(dtype)
     try:
-        return _step_cost(twin, size)
+        return _step_cost(twin, image_size)
     finally:
         ON_META.reset(token)
 
 
-def _step_cost(twin: ResNet, size: tuple[int, int]) -> StepCost:
+def _step_cost(twin: ResNet, image_size: tuple[int, int]) -> StepCost:
     known: dict[Any, StepPart] = {}
     parts = []
-    shape: tuple[int, ...] = (twin.config.in_channels, *size)
+    shape: tuple[int, ...] = (twin.config.in_channels, *image_size)
     kind, above = torch.float32, False
     for name, module, forwards in pieces(twin):
         flags = tuple(p.requires_grad for p in module.parameters()), tuple(m.training for m in module.modules())
@@ -239,7 +261,7 @@ def _step_cost(twin: ResNet, size: tuple[int, int]) -> StepCost:
             shape, kind = part.shape, part.dtype
     with torch.no_grad():
         logits = twin.head(torch.empty((2, *shape), dtype=kind, device="meta"))
-    images = 4 * twin.config.in_channels * size[0] * size[1]
+    images = 4 * twin.config.in_channels * image_size[0] * image_size[1]
     held = 4, images + 8 + logits.nbytes / 2  # labels take 8 bytes each, the loss 4
     trained = sum(p.nbytes for p in twin.parameters() if p.requires_grad)
     return StepCost(tuple(parts), sum(t.nbytes for t in (*twin.parameters(), *twin.buffers())), trained, held)

@@ -1,14 +1,13 @@
-"""What a stage is made of: basic and bottleneck blocks, their shortcuts, attention and anti-aliasing."""
+"""What a stage is made of: basic and bottleneck blocks, and what their layers are for a config."""
 
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residuum.config import BlockPlan, ResNetConfig
+from residuum.nn.layers import BlurPool, EfficientChannelAttention, SqueezeExcite, StandardizedConv2d, ZeroPadShortcut
 from residuum.nn.stochastic_depth import StochasticDepth, without
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -20,18 +19,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "mish": lambda: nn.Mish(inplace=True),
     "hardswish": lambda: nn.Hardswish(inplace=True),
 }
-
-
-class StandardizedConv2d(nn.Conv2d):
-    """Convolution whose filters are brought to mean 0 and variance 1 first (1903.10520); timm's `StdConv2d` in BiT."""
-
-    def filters(self) -> Tensor:
-        """The weights that convolve."""
-        filters = F.batch_norm(self.weight.flatten(1)[None], None, None, training=True, eps=1e-8)
-        return filters.view_as(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.filters(), None, self.stride, self.padding, self.dilation, self.groups)
 
 
 def conv(
@@ -49,48 +36,6 @@ def norm(config: ResNetConfig, channels: int) -> nn.Module:
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
-@torch.fx.wrap  # which of the two it is depends on the size, so a trace keeps the call
-def mirrored(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C, H + 2, W + 2). A row or column of one pixel has no neighbour to reflect."""
-    return F.pad(x, (1, 1, 1, 1), mode="reflect" if x.shape[2] > 1 and x.shape[3] > 1 else "replicate")
-
-
-class BlurPool(nn.Module):
-    """Binomial 3x3 low-pass filter, then subsampling (1904.11486): (N, C, H, W) -> (N, C, ceil(H / s), ceil(W / s)).
-
-    The filter is no part of the state dict, as in timm: it is made again wherever its tensor is made anew.
-    """
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.filter: Tensor
-        self.register_buffer("filter", torch.empty(1, 1, 3, 3), persistent=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Fill in the filter."""
-        row = torch.tensor([0.25, 0.5, 0.25], dtype=self.filter.dtype, device=self.filter.device)
-        self.filter = (row[:, None] * row)[None, None]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.reset_parameters()  # `to_empty` leaves it with whatever was in memory
-        return self
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *rest: Any
-    ) -> None:
-        super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
-        if metadata.get("assign_to_params_buffers"):  # weights that take the place of a network's on the meta device
-            self.filter = torch.empty_like(self.filter, device=next(iter(state_dict.values())).device)
-        self.reset_parameters()
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
-        return F.conv2d(mirrored(x), self.filter.expand(channels, 1, 3, 3), stride=self.stride, groups=channels)
-
-
 def antialias(config: ResNetConfig, stride: int) -> nn.Module:
     """What subsamples where a stride was taken out of a convolution; timm's `BlurPool2d` or `AvgPool2d`.
 
@@ -99,61 +44,11 @@ def antialias(config: ResNetConfig, stride: int) -> nn.Module:
     return BlurPool(stride) if config.antialias == "blur" else nn.AvgPool2d(stride, ceil_mode=True)
 
 
-class SqueezeExcite(nn.Module):
-    """x * sigmoid(fc2(relu(fc1(mean(x))))) (1709.01507); reduced channels rounded to 8 as timm's `SEModule` does."""
-
-    def __init__(self, channels: int, ratio: float) -> None:
-        super().__init__()
-        reduced = max(8, int(channels * ratio + 4) // 8 * 8)
-        self.fc1 = nn.Conv2d(channels, reduced, 1)
-        self.act = nn.ReLU(inplace=True)
-        self.fc2 = nn.Conv2d(reduced, channels, 1)
-
-    def gate(self, pooled: Tensor) -> Tensor:
-        """What each channel is multiplied by, from its mean."""
-        gate: Tensor = self.fc2(self.act(self.fc1(pooled)))
-        return gate.sigmoid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(x.mean((2, 3), keepdim=True))
-
-
-class EfficientChannelAttention(nn.Module):
-    """x * sigmoid(conv1d(mean(x))) over channels, kernel from their number (1910.03151); timm's `EcaModule`."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        t = int(abs(math.log2(channels) + 1) / 2)
-        kernel = max(t if t % 2 else t + 1, 3)
-        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
-
-    def gate(self, pooled: Tensor) -> Tensor:
-        """What each channel is multiplied by, from its mean."""
-        gate: Tensor = self.conv(pooled.flatten(1).unsqueeze(1)).sigmoid()
-        return gate.view(pooled.shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(x.mean((2, 3), keepdim=True))
-
-
 ATTENTION: dict[str, Callable[[ResNetConfig, int], nn.Module | None]] = {
     "none": lambda config, channels: None,
     "se": lambda config, channels: SqueezeExcite(channels, config.attention_ratio),
     "eca": lambda config, channels: EfficientChannelAttention(channels),
 }
-
-
-class ZeroPadShortcut(nn.Module):
-    """Option A (1512.03385, section 3.3): subsample, then add channels of zeros, half before and half after."""
-
-    def __init__(self, plan: BlockPlan) -> None:
-        super().__init__()
-        self.stride, extra = plan.stride, plan.out_channels - plan.in_channels
-        self.pad = (0, 0, 0, 0, extra // 2, extra - extra // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # An average over one pixel subsamples as slicing does, and its backward pass writes the gradient only once.
-        return F.pad(F.avg_pool2d(x, 1, self.stride) if self.stride > 1 else x, self.pad)
 
 
 def shortcut(config: ResNetConfig, plan: BlockPlan) -> nn.Module | None:

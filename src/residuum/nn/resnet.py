@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, quoted
 from residuum.nn.blocks import ACTIVATIONS, Block, PreactBlock, antialias, conv, norm
+from residuum.nn.layers import BlurPool
 from residuum.preprocessing import Preprocessing
 
 
@@ -122,10 +123,19 @@ class ResNet(nn.Module):
     # -- forward -------------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The feature map before the pool: (N, in_channels, H, W) -> (N, num_features, ceil(H / s), ceil(W / s))."""
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
-        return self.head(x)
+        return self.act(self.norm(x))  # type: ignore[no-any-return]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """What `forward_features` gives to logits, (N, num_classes); before the classifier, (N, num_features)."""
+        x = self.dropout(self.avgpool(x).flatten(1))
+        return x if pre_logits else self.fc(x)
 
     def stem(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, stem_width, ceil(H / stem_stride), ceil(W / stem_stride))."""
@@ -139,18 +149,6 @@ class ResNet(nn.Module):
     def head(self, x: Tensor) -> Tensor:
         """The last stage's output to logits, (N, num_classes), or to pooled features, (N, num_features)."""
         return self.forward_head(self.act(self.norm(x)))
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The feature map before pool and classifier: (N, in_channels, H, W) -> (N, num_features, H / s, W / s)."""
-        x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
-        return self.act(self.norm(x))  # type: ignore[no-any-return]
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """What `forward_features` gives to logits, (N, num_classes); before the classifier, (N, num_features)."""
-        x = self.dropout(self.avgpool(x).flatten(1))
-        return x if pre_logits else self.fc(x)
 
     @property
     def feature_info(self) -> list[FeatureInfo]:
@@ -198,6 +196,14 @@ class ResNet(nn.Module):
     def num_features(self) -> int:
         """Channels of the pooled features, which the classifier takes."""
         return self.config.num_features
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
+        # With `assign` weights take the place of a network's, on the meta device say: what is not in them goes along.
+        like = next((t for t in state_dict.values() if t.is_floating_point()), None)
+        for module in self.modules():
+            if isinstance(module, BlurPool):
+                module.reset_parameters(like if metadata.get("assign_to_params_buffers") else None)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put a new classifier in, of that many classes, or none where that is 0; `config` follows. As in timm."""
