@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from residuum.data.loaders import seed_for
+from residuum.data.augmentation import seed_for
 from residuum.train.losses import soft_targets
 
 _MIXING = 0x6D6978  # "mix": tells these seeds from those of order and augmentation
