@@ -90,17 +90,23 @@ def summarise(
 
 
 def _by_layer(console: Console, parts: list[PartCost]) -> None:
-    table = figures_table("layer", ("output", "parameters", "MMAC", "backward", "kept, MiB"))
+    """Print a line a layer, as `show` prints tables; rich would take half a minute for the deepest networks."""
+    rows = [("layer", "output", "parameters", "MMAC", "backward", "kept, MiB"), ("",) * 6]
     for part in parts:
         for layer in part.layers:
             if not (layer.parameters or layer.macs or layer.activation_bytes):
                 continue
             shape = "x".join(str(n) for n in layer.shape)
-            macs = (f"{count / 1e6:,.1f}" if count else "" for count in (layer.macs, layer.backward_macs))
+            macs, backward = (f"{count / 1e6:,.1f}" if count else "" for count in (layer.macs, layer.backward_macs))
             kept = f"{layer.activation_bytes / 2**20:,.1f}" if layer.activation_bytes else ""
-            table.add_row(layer.name, shape, f"{layer.parameters:,}" if layer.parameters else "", *macs, kept)
-        table.add_section()
-    show(console, table)
+            rows.append((layer.name, shape, f"{layer.parameters:,}" if layer.parameters else "", macs, backward, kept))
+        rows.append(("",) * 6)
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [
+        row[0].ljust(first) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], others, strict=True))
+        for row in rows
+    ]
+    console.out("\n".join(line.rstrip() for line in ["", *lines]), highlight=False)
 
 
 def _mebibytes(count: int) -> str:

@@ -16,6 +16,7 @@ from residuum.config import ResNetConfig
 from residuum.data.catalog import Catalog, scan
 from residuum.data.settings import SMALL_IMAGE, Augmentation, DataSettings
 from residuum.errors import ConfigError, nearest, quoted
+from residuum.files import read_text
 from residuum.presets import preset
 from residuum.train.recipes import named_recipe
 from residuum.validation import AtLeast, Within, check, parse_toml, toml_lines
@@ -349,12 +350,11 @@ def read_recipe(source: str | Path) -> dict[str, Any]:
     named one.
     """
     path = Path(source)
-    if not path.is_file() and path.name == str(source) and not path.suffix:
-        return dict(named_recipe(str(source)).fields)
+    if path.name == str(source) and not path.suffix and len(path.name) < 100 and not path.is_file():
+        return dict(named_recipe(path.name).fields)
+    text = read_text(path, ConfigError)
     try:
-        values = parse_toml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the recipe {quoted(str(path))} cannot be read: {error}") from None
+        values = parse_toml(text)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     found: dict[str, Any] = _named_within(values.pop("recipe", None), path)
