@@ -243,7 +243,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     try:
         values = parse_toml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the recipe {quoted(str(path))} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise ConfigError(f"the recipe {quoted(str(path))} cannot be read: {reason}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     found: dict[str, Any] = {}
