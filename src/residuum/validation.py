@@ -145,8 +145,10 @@ def _describe(kind: Any) -> str:
     return _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
 
 
-def refuse_unknown(values: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raise `ConfigError` for the first name that is not known, with the nearest that is."""
+def refuse_unknown(values: object, known: Iterable[str], what: str) -> None:
+    """Raise `ConfigError` for the first name that is not known, with the nearest that is; or where there are none."""
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        raise ConfigError(f"{quoted(values)} is not a table of fields; a {what} stands in one")
     known = list(known)
     for name in values:
         if name not in known:

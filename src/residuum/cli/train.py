@@ -30,8 +30,9 @@ class Train:
     execution: Annotated[Execution, tyro.conf.arg(name="")]
     # a published network in place of the one that goes with the data; 'residuum presets' lists them
     preset: Named = None
-    # a recipe, or a part of one, in TOML; the command line goes over it, and it over the defaults of the data
-    file: Annotated[Path | None, tyro.conf.arg(name="recipe", metavar="FILE.toml")] = None
+    # named recipe, or TOML file with any part of one; the command line goes over it, and it over the defaults of the
+    # data; 'residuum recipes' lists the named ones
+    file: Annotated[str | None, tyro.conf.arg(name="recipe", metavar="NAME|FILE.toml")] = None
     # run folder to make; runs/DATA-N where left out
     out: Path | None = None
     # run folder to go on with; its recipe stands
@@ -45,7 +46,7 @@ class Train:
 def defaults(line: Line) -> Train:
     """`Train` with the defaults that go with the data, preset, recipe file or run named on the line."""
     file, resumed = line.get("recipe"), line.get("resume")
-    values = read_recipe(Path(file)) if file is not None else {}
+    values = read_recipe(file) if file is not None else {}
     model = values.pop("model.preset", None)
     model = line.get("model") or model
     if resumed is not None and not line.asks_help:

@@ -28,7 +28,7 @@ class FoldedResNet(nn.Module):
         super().__init__()
         self.config, self.precision, self.why = model.config, precision, why
         self.dtype, self.device = fold.dtype, device
-        self.feature_info = model.feature_info
+        self.feature_info, self.classes, self.preprocessing = model.feature_info, model.classes, model.preprocessing
         stem, *stages, head = model.parts()
         *first, pool = stem.layers.values()
         self.stem, self.pool = nn.Sequential(*fold.layers(first)), nn.Sequential(*fold.layers([pool]))

@@ -24,7 +24,7 @@ from residuum.nn.resnet import ResNet
 from residuum.train.execution import Execution
 from residuum.train.loggers import Beginning, Callback, ConsoleLogger
 from residuum.train.loop import look_at, train_epochs
-from residuum.train.optim import make_average, make_optimizer
+from residuum.train.optim import make_average, make_optimizer, state_kept
 from residuum.train.recipe import Recipe, check_fit, differences
 from residuum.train.run import DataRecord, Run, free_folder, refuse_existing
 from residuum.train.state import State
@@ -251,9 +251,9 @@ def _plan(network: ResNet, batch: int, recipe: Recipe, execution: Execution, dev
     held = max(held_memory(device) - own, 0)
     planner = Planner(
         network,
-        image_size=network.preprocessing.image_size,
+        image_size=recipe.augment.image_size or network.preprocessing.image_size,
         dtype=torch.bfloat16 if recipe.precision == "bf16" else None,
-        optimizer="sgd" if recipe.optimizer.momentum else "none",
+        optimizer=state_kept(recipe.optimizer),
         device=device,
     )
     least = planner.least(batch)
