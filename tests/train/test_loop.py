@@ -212,3 +212,28 @@ def test_a_step_of_one_image_that_norms_cannot_take_is_refused_in_a_sentence():
     state.progress.begin_epoch(1, CPU)
     with pytest.raises(DataError, match="step 1 of epoch 1 has one image.*--batch-size"):
         loop.step(state, network, recipe, torch.randn(1, 1, 8, 8), torch.tensor([0]), 1)
+
+
+def test_mixed_images_are_trained_on_until_the_last_share_of_the_run(monkeypatch):
+    seen = []
+
+    def spy(net, optimizer, images, targets, **more):
+        seen.append(targets)
+        return train_step(net, optimizer, images, targets, **more)
+
+    monkeypatch.setattr(loop, "train_step", spy)
+    state, _ = run(tiny(**{"mixing.mixup": 0.2, "mixing.cutmix": 1.0, "mixing.off": 0.3}))
+    assert [targets.ndim for targets in seen] == [2] * 7 + [1] * 3  # of five steps an epoch
+    assert all(torch.allclose(targets.sum(1), torch.ones(8)) for targets in seen[:7])
+    assert all(0 < row["train_accuracy"] < 1 for row in state.progress.history)
+
+
+def test_mixing_is_drawn_anew_each_step_and_again_the_same_in_another_run(monkeypatch):
+    shares = []
+    monkeypatch.setattr(
+        loop, "mix", lambda *batch, _mix=loop.mix, **more: shares.append((m := _mix(*batch, **more)).share) or m
+    )
+    for _ in range(2):
+        run(tiny(**{"mixing.mixup": 1.0}))
+    assert shares[:10] == shares[10:]
+    assert len(set(shares[:10])) == 10

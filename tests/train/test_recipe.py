@@ -12,7 +12,11 @@ from residuum.train.recipe import NAMES, Recipe, check_fit, differences, read_re
 WRONG = {
     "epochs": [0, 1.5, "3"], "batch_size": [1, -2], "seed": [-1, 2**63], "precision": ["fp16"],
     "optimizer.lr": [0, -1, float("nan"), "fast"], "optimizer.momentum": [1, -0.1], "optimizer.weight_decay": [-1, 2],
-    "schedule.warmup": [1.0, -0.1], "loss.label_smoothing": [1.0], "average.window": [1.0, -0.5, "all"],
+    "optimizer.name": ["adam"], "optimizer.betas": [(0.9, 1.0), 0.9], "optimizer.decay": ["norms"],
+    "optimizer.layer_decay": [0.0, 1.1], "optimizer.clip": [0.0], "schedule.name": ["steps"],
+    "schedule.warmup": [-0.1, 30.0], "schedule.min_lr": [-1.0, 0.2], "schedule.milestones": [(0.0,), 0.5],
+    "loss.name": ["mse"], "loss.label_smoothing": [1.0], "mixing.mixup": [-0.1, 1e-6], "mixing.off": [1.0],
+    "average.window": [1.0, -0.5, "all"],
     "data.path": [3], "data.holdout": [1.0, -0.1], "data.skip_bad_images": [0],
     "augment.flip": [1, "no"],
 }  # fmt: skip
@@ -42,6 +46,30 @@ def test_settings_of_the_recipe_are_named_by_their_dotted_names():
 def test_a_name_that_there_is_not_is_refused_with_the_nearest(name, says):
     with pytest.raises(ConfigError, match=says):
         Recipe().replace({name: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("optimizer", {"name": "lamb", "momentum": 0.8}, "optimizer.momentum is 0.8, which is for sgd and muon, but"),
+        ("optimizer", {"betas": (0.9, 0.99)}, r"betas is \(0.9, 0.99\), which is for adamw and lamb.*name is sgd"),
+        ("optimizer", {"name": "adamw", "others_lr": 2.0}, "which is for muon"),
+        ("schedule", {"milestones": (0.3,)}, "which is for step, but schedule.name is cosine; leave it out, or at"),
+        ("schedule", {"name": "constant", "min_lr": 0.01}, "which is for cosine and linear"),
+        ("loss", {"threshold": 0.2}, "which is for bce, but loss.name is ce"),
+    ],
+)
+def test_a_field_that_would_be_ignored_is_refused(name, value, says):
+    with pytest.raises(ConfigError, match=says):
+        Recipe().replace({name: value})
+
+
+def test_a_warm_up_of_epochs_is_shorter_than_the_run():
+    assert Recipe(epochs=6).replace({"schedule.warmup": 5}).schedule.warmup == 5
+    with pytest.raises(
+        ConfigError, match="schedule.warmup is 5 epochs but the run has 5; give a share below 1, or more"
+    ):
+        Recipe(epochs=5).replace({"schedule.warmup": 5})
 
 
 def test_tables_and_fields_change_together():
@@ -143,6 +171,14 @@ def test_an_execution_is_checked_too(field, value):
 def test_an_execution_comes_back_from_toml():
     for execution in (Execution(), Execution(memory="2GB", workers=0, test=False)):
         assert Execution.from_toml(execution.to_toml()) == execution
+
+
+def test_the_cache_is_the_one_of_all_downloads_unless_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("RESIDUUM_CACHE", str(tmp_path))
+    assert Execution().cache_folder == tmp_path
+    assert Execution(cache=str(tmp_path / "other")).cache_folder == tmp_path / "other"
+    with pytest.raises(ConfigError, match="cache is '~nobody-at-all/x'"):
+        _ = Execution(cache="~nobody-at-all/x").cache_folder
 
 
 def test_recipe_and_execution_share_no_name():

@@ -8,8 +8,8 @@ from torch import nn
 
 from residuum import ResNet, freeze, preset
 from residuum.train import evaluate, train_step
-from residuum.train.optim import make_optimizer
-from residuum.train.recipe import OptimizerSettings
+from residuum.train.optim import make_loss, make_optimizer
+from residuum.train.recipe import LossSettings, OptimizerSettings
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ class Wrapped(nn.Module):
 
 def steps(model, net, batch, count=3):
     optimizer = make_optimizer(model, OptimizerSettings())
-    return [train_step(net, optimizer, *batch, label_smoothing=0.1) for _ in range(count)]
+    return [train_step(net, optimizer, *batch, loss=make_loss(LossSettings())) for _ in range(count)]
 
 
 def test_a_step_is_what_plain_pytorch_does(batch):

@@ -128,7 +128,7 @@ def _trainer(workload: Workload, device: torch.device) -> Step:
     from residuum.data.sources import Split
     from residuum.devices import choose_precision, set_up
     from residuum.preprocessing import Preprocessing
-    from residuum.train.optim import make_optimizer
+    from residuum.train.optim import make_loss, make_optimizer
     from residuum.train.recipe import LossSettings, OptimizerSettings
     from residuum.train.session import make_network
     from residuum.train.step import forward, train_step
@@ -153,15 +153,15 @@ def _trainer(workload: Workload, device: torch.device) -> Step:
     network = make_network(config, device, precision)
     optimizer = make_optimizer(network, OptimizerSettings(lr=0.01))
     batches = itertools.chain.from_iterable(loader.epoch(number) for number in itertools.count())
-    bf16, smoothing = precision == "bf16", LossSettings().label_smoothing
+    bf16, criterion = precision == "bf16", make_loss(LossSettings())
 
     def train() -> None:
-        loss, _ = train_step(network, optimizer, *next(batches), bf16=bf16, label_smoothing=smoothing)
+        loss, _ = train_step(network, optimizer, *next(batches), bf16=bf16, loss=criterion)
         if device.type == "cpu":  # as the loop does, to find a loss that is no number
             float(loss)
 
     def passes() -> None:
-        loss, _ = forward(network, *next(batches), bf16=bf16, label_smoothing=smoothing)
+        loss, _ = forward(network, *next(batches), bf16=bf16, loss=criterion)
         loss.backward()  # type: ignore[no-untyped-call]
 
     return Step(train, passes, partial(_tensors, network), "bf16" if bf16 else "fp32")

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from residuum.cli import bench, convert, evaluate, inspect, plan, predict, presets, summary, train
+from residuum.cli import bench, convert, evaluate, inspect, plan, predict, presets, recipes, summary, train
 from residuum.cli.console import open_console, say
 from residuum.cli.line import Line, build, print_help, read
 from residuum.errors import ConfigError, ResiduumError, nearest, quoted
@@ -33,6 +33,7 @@ COMMANDS = {
     "evaluate": Command(evaluate.Evaluate, lambda line: evaluate.Evaluate(tyro.MISSING), evaluate.run),
     "summary": Command(summary.Summary, summary.defaults, summary.run),
     "presets": Command(presets.Presets, lambda line: presets.Presets(), presets.run),
+    "recipes": Command(recipes.Recipes, lambda line: recipes.Recipes(), recipes.run),
     "plan": Command(plan.Plan, plan.defaults, plan.run),
     "convert": Command(convert.Convert, lambda line: convert.Convert(tyro.MISSING, tyro.MISSING), convert.run),
     "inspect": Command(inspect.Inspect, lambda line: inspect.Inspect(tyro.MISSING), inspect.run),

@@ -30,13 +30,14 @@ class Train:
     execution: Annotated[Execution, tyro.conf.arg(name="")]
     # a published network in place of the one that goes with the data; 'residuum presets' lists them
     preset: Named = None
-    # a recipe, or a part of one, in TOML; the command line goes over it, and it over the defaults of the data
-    file: Annotated[Path | None, tyro.conf.arg(name="recipe", metavar="FILE.toml")] = None
+    # named recipe, or TOML file with any part of one; the command line goes over it, and it over the defaults of the
+    # data; 'residuum recipes' lists the named ones
+    file: Annotated[str | None, tyro.conf.arg(name="recipe", metavar="NAME|FILE.toml")] = None
     # run folder to make; runs/DATA-N where left out
     out: Path | None = None
     # run folder to go on with; its recipe stands
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    # only print recipe, steps, learning rates, and the time and memory expected; nothing is written
+    # only print recipe, steps, learning rates, and the time and memory to expect; no run folder is made
     dry_run: bool = False
     # what was found where the data is, for the defaults
     catalog: Annotated[Catalog | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
@@ -45,7 +46,7 @@ class Train:
 def defaults(line: Line) -> Train:
     """`Train` with the defaults that go with the data, preset, recipe file or run named on the line."""
     file, resumed = line.get("recipe"), line.get("resume")
-    values = read_recipe(Path(file)) if file is not None else {}
+    values = read_recipe(file) if file is not None else {}
     model = values.pop("model.preset", None)
     model = line.get("model") or model
     if resumed is not None and not line.asks_help:

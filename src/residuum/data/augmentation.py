@@ -6,6 +6,7 @@ draws of an image file are a function of (seed, epoch, image), those of images i
 place in the batch.
 """
 
+import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
+from residuum.data.policies import erasing_transform, policy_transform
 from residuum.data.settings import Augmentation
 from residuum.preprocessing import Preprocessing
 
@@ -136,8 +138,13 @@ def _weights(length: int, scaled: int, first: int, count: int, interpolation: st
 
 
 def training_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> v2.Transform:
-    """From uint8 (C, any, any) to uint8 (C, *image_size), with draws from torch's generator."""
-    size, pad = preprocessing.image_size, augmentation.pad
+    """From uint8 (C, any, any) to uint8 (C, *image_size), with draws from torch's generator.
+
+    The augmentation's image size goes before that of evaluation.
+    """
+    if augmentation.image_size is not None:
+        preprocessing = dataclasses.replace(preprocessing, image_size=augmentation.image_size)
+    size, pad, fill = preprocessing.image_size, augmentation.pad, border(preprocessing).tolist()
     steps: list[v2.Transform] = []
     if augmentation.crop_scale is not None:
         # Lanczos is not among what torchvision scales tensors by.
@@ -154,9 +161,13 @@ def training_transform(preprocessing: Preprocessing, augmentation: Augmentation)
     else:
         steps.append(v2.Lambda(evaluation_transform(preprocessing)))
     if pad:
-        steps += [v2.Pad(pad, fill=border(preprocessing).tolist()), v2.RandomCrop(size)]
+        steps += [v2.Pad(pad, fill=fill), v2.RandomCrop(size)]
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip())
+    if augmentation.policy is not None:
+        steps.append(policy_transform(augmentation.policy, fill))
+    if augmentation.erase:
+        steps.append(erasing_transform(augmentation.erase, fill))
     return v2.Compose(steps)
 
 

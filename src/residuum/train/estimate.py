@@ -13,8 +13,9 @@ from residuum.memory.planner import Planner, Speed
 from residuum.train.execution import Execution
 from residuum.train.loggers import Callback
 from residuum.train.loop import step
-from residuum.train.optim import learning_rate
+from residuum.train.optim import learning_rate, state_kept
 from residuum.train.recipe import Recipe, check_fit
+from residuum.train.schedules import steps_of
 from residuum.train.session import Job, generators_kept, prepare
 from residuum.train.step import forward
 
@@ -40,12 +41,9 @@ class Estimate:
     def rates(self, points: int = 5) -> tuple[tuple[int, float], ...]:
         """Steps, counted from 1, and their learning rates: the first, the highest, the last, and some on the way."""
         total, recipe = self.recipe.epochs * self.steps, self.recipe
-        peak = max(round(recipe.schedule.warmup * total) - 1, 0)
+        peak = max(steps_of(recipe.schedule.warmup, total, recipe.epochs) - 1, 0)
         places = {round(i * (total - 1) / (points - 1)) for i in range(points)} | {peak}
-        return tuple(
-            (place + 1, learning_rate(place, total=total, optimizer=recipe.optimizer, schedule=recipe.schedule))
-            for place in sorted(places)
-        )
+        return tuple((place + 1, learning_rate(place, recipe, self.steps)) for place in sorted(places))
 
 
 def estimate(
@@ -123,12 +121,12 @@ def _memory(job: Job) -> int:
     recipe, network = job.recipe, job.state.network
     planner = Planner(
         network,
-        image_size=job.dataset.preprocessing.image_size,
+        image_size=recipe.augment.image_size or job.dataset.preprocessing.image_size,
         dtype=torch.bfloat16 if recipe.precision == "bf16" else None,
-        optimizer="sgd" if recipe.optimizer.momentum else "none",
+        optimizer=state_kept(recipe.optimizer),
         speed=_ANY,
     )
     average = 0
     if job.state.average is not None:
         average = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-    return planner.uniform(recipe.batch_size, "none").peak + average
+    return planner.uniform(min(recipe.batch_size, len(job.dataset.train.labels)), "none").peak + average

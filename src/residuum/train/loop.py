@@ -18,7 +18,8 @@ from residuum.data.loaders import Loader
 from residuum.errors import DataError, DivergedError, first_line
 from residuum.nn.stochastic_depth import seed_stochastic_depth
 from residuum.train.loggers import Callback, Snapshot
-from residuum.train.optim import learning_rate, set_learning_rate
+from residuum.train.mixing import mix
+from residuum.train.optim import learning_rate, make_loss, set_learning_rate
 from residuum.train.recipe import Recipe
 from residuum.train.state import State
 from residuum.train.step import Evaluation, evaluate, train_step
@@ -96,16 +97,16 @@ def step(
     _seed(state.device, seed)  # dropout
     if recipe.model.stochastic_depth:
         seed_stochastic_depth(state.network, seed, seed)
-    lr = learning_rate(number, total=recipe.epochs * steps, optimizer=recipe.optimizer, schedule=recipe.schedule)
-    set_learning_rate(state.optimizer, lr)
+    set_learning_rate(state.optimizer, learning_rate(number, recipe, steps))
+    images, targets = _mixed(state, recipe, images, labels, steps)
     try:
         loss, correct = train_step(
             net,
             state.optimizer,
             images,
-            labels,
+            targets,
             bf16=recipe.precision == "bf16",
-            label_smoothing=recipe.loss.label_smoothing,
+            loss=make_loss(recipe.loss),
         )
     except ValueError as error:  # torch's word for a norm that has one value to take a mean of
         if len(labels) > 1:
@@ -117,11 +118,29 @@ def step(
     if state.average is not None:
         state.average.update_parameters(state.network)
     progress.losses[progress.step] = loss
-    progress.correct += correct
+    progress.correct = progress.correct + correct  # whole numbers, and shares once images are mixed
     progress.seen += len(labels)
     progress.step += 1
     if loss.device.type == "cpu" and not math.isfinite(float(loss)):  # reading it costs nothing here
         check_finite(state, recipe)
+
+
+def _mixed(state: State, recipe: Recipe, images: Tensor, labels: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The step's images and targets, mixed where the recipe says so."""
+    progress, settings = state.progress, recipe.mixing
+    number, total = progress.epoch * steps + progress.step, recipe.epochs * steps
+    if not (settings.mixup or settings.cutmix) or number >= round((1 - settings.off) * total):
+        return images, labels
+    mixed = mix(
+        images,
+        labels,
+        mixup=settings.mixup,
+        cutmix=settings.cutmix,
+        seed=recipe.seed,
+        epoch=progress.epoch,
+        step=progress.step,
+    )
+    return mixed.images, mixed.targets(recipe.model.num_classes)
 
 
 def _seed(device: torch.device, seed: int) -> None:
@@ -183,9 +202,7 @@ def _finish_epoch(
         row |= {"val_loss": found.loss, "val_accuracy": found.accuracy}
     last = (progress.epoch + 1) * steps - 1
     row |= {
-        "learning_rate": learning_rate(
-            last, total=recipe.epochs * steps, optimizer=recipe.optimizer, schedule=recipe.schedule
-        ),
+        "learning_rate": learning_rate(last, recipe, steps),
         "images_per_second": progress.seen / spent,
         "seconds": spent,
     }
@@ -206,4 +223,5 @@ def look_at(
         for callback in callbacks:
             callback.evaluating(split, batches, len(loader))
 
-    return evaluate(net, loader.epoch(0), bf16=recipe.precision == "bf16", tick=tick)
+    loss = make_loss(recipe.loss, train=False)
+    return evaluate(net, loader.epoch(0), bf16=recipe.precision == "bf16", loss=loss, tick=tick)

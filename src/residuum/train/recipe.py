@@ -18,6 +18,7 @@ from residuum.data.settings import SMALL_IMAGE, Augmentation, DataSettings
 from residuum.errors import ConfigError, nearest, quoted
 from residuum.files import read_text
 from residuum.presets import preset
+from residuum.train.recipes import named_recipe
 from residuum.validation import AtLeast, Within, check, parse_toml, toml_lines
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -25,39 +26,117 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """How weights follow their gradients: SGD with Nesterov momentum."""
+    """How weights follow their gradients. A field that the optimizer does not know is refused."""
 
+    # sgd; adamw (1711.05101); lamb (1904.00962), for large batches; muon: orthogonalised momentum for convolutions, SGD
+    # for everything else
+    name: Literal["sgd", "adamw", "lamb", "muon"] = "sgd"
     # peak learning rate
     lr: Annotated[float, Within("(0, 1000]"), arg(aliases=("--lr",))] = 0.1
-    # momentum; 0 is plain SGD
+    # sgd and muon: momentum; 0 is plain SGD
     momentum: Annotated[float, Within("[0, 1)")] = 0.9
-    # weight decay of convolutions and classifier; norms and biases have none
+    # sgd and muon: Nesterov's momentum
+    nesterov: bool = True
+    # adamw and lamb: how much the averages of gradients and of their squares keep at each step
+    betas: Annotated[tuple[float, float], Within("[0, 1)")] = (0.9, 0.999)
+    # adamw and lamb: what is added to the root of the squares; 1e-8 and 1e-6 where left out
+    eps: Annotated[float | None, Within("(0, 1]")] = None
+    # weight decay; decoupled from the gradient in adamw and for muon's convolutions
     weight_decay: Annotated[float, Within("[0, 1]"), arg(aliases=("--weight-decay",))] = 5e-4
+    # what decays: weights, of convolutions and classifier, or all, norms and biases too
+    decay: Literal["weights", "all"] = "weights"
+    # factor of the learning rate of all biases
+    bias_lr: Annotated[float, Within("[0, 1000]")] = 1.0
+    # factor of the learning rate of the classifier
+    head_lr: Annotated[float, Within("[0, 1000]")] = 1.0
+    # factor of the learning rate for each layer below the head: a block is a layer, and the stem is one
+    layer_decay: Annotated[float, Within("(0, 1]")] = 1.0
+    # muon: factor of the learning rate of what SGD trains
+    others_lr: Annotated[float, Within("[0, 1000]")] = 1.0
+    # largest norm of all gradients together; where left out it is 1 for lamb and without bound for the others
+    clip: Annotated[float | None, Within("(0, 1e9]")] = None
 
     def __post_init__(self) -> None:
         check(self, "optimizer")
+        _refuse_idle(self, "optimizer", _OPTIMIZERS_OWN)
+
+
+_MOMENTUM, _ADAPTIVE = ("sgd", "muon"), ("adamw", "lamb")
+_OPTIMIZERS_OWN = {
+    "momentum": _MOMENTUM, "nesterov": _MOMENTUM, "betas": _ADAPTIVE, "eps": _ADAPTIVE, "others_lr": ("muon",)
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """How the learning rate moves through the run: a straight rise, then half a cosine down (1608.03983)."""
+    """How the learning rate moves through the run: a straight rise to its peak, then what `name` says.
 
-    # share of the run's steps in which the learning rate rises
-    warmup: Annotated[float, Within("[0, 1)")] = 0.1
+    Lengths are shares of the run where they are below 1, and numbers of epochs from 1 on.
+    """
+
+    # cosine: half a cosine down (1608.03983); linear: a straight line down; triangle: straight up from `warmup_start`
+    # and straight down (1708.07120); step: times `factor` at each milestone; constant
+    name: Literal["cosine", "linear", "triangle", "step", "constant"] = "cosine"
+    # length of the rise
+    warmup: Annotated[float, Within("[0, 1e6]")] = 0.1
+    # share of the peak at which the rise begins
+    warmup_start: Annotated[float, Within("[0, 1]")] = 0.0
+    # learning rate that it falls to, and not below; not for constant
+    min_lr: Annotated[float, Within("[0, 1000]")] = 0.0
+    # step: when it falls, in rising order
+    milestones: Annotated[tuple[float, ...], Within("(0, 1e6]")] = (0.5, 0.75)
+    # step: what it is multiplied by
+    factor: Annotated[float, Within("(0, 1)")] = 0.1
 
     def __post_init__(self) -> None:
         check(self, "schedule")
+        _refuse_idle(self, "schedule", _SCHEDULES_OWN)
+
+
+_SCHEDULES_OWN = {
+    "min_lr": ("cosine", "linear", "triangle", "step"), "milestones": ("step",), "factor": ("step",)
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What training makes small: cross-entropy."""
+    """What training makes small."""
 
+    # ce: cross-entropy; bce: binary cross-entropy, which asks for each class apart whether it is in the image
+    name: Literal["ce", "bce"] = "ce"
     # share of the target that is spread over all classes
     label_smoothing: Annotated[float, Within("[0, 1)"), arg(aliases=("--label-smoothing",))] = 0.05
+    # bce: a class with more than this share of a mixed image is wholly in it, others not at all (2110.00476); where
+    # left out each is in it by its share
+    threshold: Annotated[float | None, Within("[0, 1)")] = None
+    # bce: add up the classes of an image, where their mean is taken otherwise
+    sum_classes: bool = False
 
     def __post_init__(self) -> None:
         check(self, "loss")
+        _refuse_idle(self, "loss", {"threshold": ("bce",), "sum_classes": ("bce",)})
+
+
+@dataclass(frozen=True)
+class MixingSettings:
+    """Training on mixtures of two images. With both, a coin chooses for each batch."""
+
+    # MixUp (1710.09412): both parameters of the Beta distribution that shares are drawn from; 0 is without
+    mixup: Annotated[float, Within("[0, 1000]")] = 0.0
+    # CutMix (1905.04899): the same for the area of the box that is cut out
+    cutmix: Annotated[float, Within("[0, 1000]")] = 0.0
+    # share of the run, its last, without mixing
+    off: Annotated[float, Within("[0, 1)")] = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, "mixing")
+        for name in ("mixup", "cutmix"):
+            value = getattr(self, name)
+            if 0 < value < LEAST_MIXING:
+                raise ConfigError(f"mixing.{name} is {value:g}; it must be 0 or at least {LEAST_MIXING:g}")
+
+
+LEAST_MIXING = 0.001  # below it Beta distributions are not drawn well in single precision
 
 
 @dataclass(frozen=True)
@@ -85,15 +164,31 @@ class Recipe:
     precision: Precision = "auto"
     # the network; any field of the preset can be changed, --model.width 0.5
     model: ResNetConfig = field(default_factory=lambda: preset("digits_resnet"))
+    # which images, and how they are split
     data: DataSettings = field(default_factory=DataSettings)
+    # how training images vary
     augment: Augmentation = field(default_factory=lambda: Augmentation(pad=1))
+    # how weights follow their gradients
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    # how the learning rate moves
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    # what training makes small
     loss: LossSettings = field(default_factory=LossSettings)
+    # training on mixtures of two images
+    mixing: MixingSettings = field(default_factory=MixingSettings)
+    # a moving average of the weights
     average: AverageSettings = field(default_factory=AverageSettings)
 
     def __post_init__(self) -> None:
         check(self)
+        schedule = self.schedule
+        if schedule.warmup >= self.epochs:
+            raise ConfigError(
+                f"schedule.warmup is {schedule.warmup:g} epochs but the run has {self.epochs}; give a share below 1, "
+                "or more epochs"
+            )
+        if schedule.min_lr > self.optimizer.lr:
+            raise ConfigError(f"schedule.min_lr is {schedule.min_lr:g}, above optimizer.lr, {self.optimizer.lr:g}")
 
     @classmethod
     def default(cls, data: str | Path | Catalog = "digits", model: str | None = None) -> Self:
@@ -153,6 +248,7 @@ SECTIONS: dict[str, Any] = {
     "optimizer": OptimizerSettings,
     "schedule": ScheduleSettings,
     "loss": LossSettings,
+    "mixing": MixingSettings,
     "average": AverageSettings,
 }
 NAMES = tuple(
@@ -164,6 +260,17 @@ NAMES = tuple(
         else [top.name]
     )
 )
+
+
+def _refuse_idle(settings: Any, section: str, own: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise `ConfigError` for a field that has been changed and that `settings.name` would not look at."""
+    for f in dataclasses.fields(settings):
+        names = own.get(f.name)
+        if names is not None and settings.name not in names and getattr(settings, f.name) != f.default:
+            raise ConfigError(
+                f"{section}.{f.name} is {quoted(getattr(settings, f.name))}, which is for {' and '.join(names)}, but "
+                f"{section}.name is {settings.name}; leave it out, or at {quoted(f.default)}"
+            )
 
 
 def _know(name: str) -> None:
@@ -236,17 +343,21 @@ def check_fit(recipe: Recipe, catalog: Catalog) -> None:
 # -- recipe files ------------------------------------------------------------------------------------------------------
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """What a recipe file says, by dotted name; raises `ConfigError`. `model.preset` may be among it.
+def read_recipe(source: str | Path) -> dict[str, Any]:
+    """What a named recipe or a recipe file says, by dotted name; raises `ConfigError`. `model.preset` may be among it.
 
-    A file holds any part of a recipe: what it leaves out, the data decides.
+    A file holds any part of a recipe: what it leaves out, the data decides. With `recipe = "NAME"` it goes over the
+    named one.
     """
+    path = Path(source)
+    if path.name == str(source) and not path.suffix and len(path.name) < 100 and not path.is_file():
+        return dict(named_recipe(path.name).fields)
     text = read_text(path, ConfigError)
     try:
         values = parse_toml(text)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = _named_within(values.pop("recipe", None), path)
     for name, value in values.items():
         if name in SECTIONS and not isinstance(value, dict):
             example = "preset" if name == "model" else dataclasses.fields(SECTIONS[name])[0].name
@@ -261,6 +372,16 @@ def read_recipe(path: Path) -> dict[str, Any]:
         if not isinstance(found.get(name, ""), str):
             raise ConfigError(f"{name} in {path} is {quoted(found[name])}; it must be text")
     return found
+
+
+def _named_within(name: Any, path: Path) -> dict[str, Any]:
+    """The fields of the named recipe that a file goes over; none where it names none."""
+    if name is None:
+        return {}
+    try:
+        return dict(named_recipe(name).fields)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _know_in(name: str, path: Path) -> None:

@@ -4,8 +4,11 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from residuum.train.losses import cross_entropy, right_answers
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # of logits (N, classes) and targets, class ids (N,) or shares (N, classes)
 
 
 class Counted(NamedTuple):
@@ -16,34 +19,33 @@ class Counted(NamedTuple):
 
 
 def forward(
-    net: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, bf16: bool, label_smoothing: float = 0.0
+    net: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor, *, bf16: bool, loss: Loss = cross_entropy
 ) -> Counted:
-    """The loss of images (N, C, H, W) with labels (N,), and how many of them are right.
+    """The loss of images (N, C, H, W) with targets, and how many are right: by their shares where images are mixed.
 
     `bf16` computes convolutions and matrix products in bf16; weights, sums and the loss stay in fp32.
     """
     # Weights in bf16 belong to the block that uses them, not to the whole pass: a recomputed block frees them.
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
         logits = net(images)
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
-    return Counted(loss, (logits.argmax(1) == labels).sum())
+    return Counted(loss(logits, targets), right_answers(logits, targets))
 
 
 def train_step(
     net: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     images: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     *,
     bf16: bool = False,
-    label_smoothing: float = 0.0,
+    loss: Loss = cross_entropy,
 ) -> Counted:
     """One step: forward and backward pass, then the optimizer's. Nothing is read from the device."""
     optimizer.zero_grad(set_to_none=True)  # before the forward pass, which then has their memory
-    loss, correct = forward(net, images, labels, bf16=bf16, label_smoothing=label_smoothing)
-    loss.backward()  # type: ignore[no-untyped-call]
+    found = forward(net, images, targets, bf16=bf16, loss=loss)
+    found.loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return Counted(loss.detach(), correct)
+    return Counted(found.loss.detach(), found.correct)
 
 
 class Evaluation(NamedTuple):
@@ -65,6 +67,7 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     bf16: bool = False,
+    loss: Loss = cross_entropy,
     tick: Callable[[int], None] = lambda batches: None,
 ) -> Evaluation:
     """Loss and right answers over all batches, in evaluation mode; the network's mode is put back afterwards.
@@ -78,7 +81,7 @@ def evaluate(
     images_seen = 0
     try:
         for images, labels in batches:
-            found = forward(net, images, labels, bf16=bf16)
+            found = forward(net, images, labels, bf16=bf16, loss=loss)
             losses.append((found.loss, len(labels)))
             correct = correct + found.correct
             images_seen += len(labels)
@@ -86,5 +89,5 @@ def evaluate(
     finally:
         for module, training in modes:  # a frozen norm stays in evaluation
             module.training = training
-    total = sum(float(loss) * count for loss, count in losses)
+    total = sum(float(mean) * count for mean, count in losses)
     return Evaluation(total / images_seen, int(correct), images_seen)
