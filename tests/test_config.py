@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import time
 
 import pytest
 
@@ -191,3 +192,30 @@ def test_output_stride_turns_strides_into_dilation(output_stride, strides, dilat
 )
 def test_depth_counts_weighted_layers_as_the_papers_do(name, depth):
     assert preset(name).depth == depth
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"depths": (1,) * 17, "widths": (8,) * 17}, "for 1 to 16 stages"),
+        ({"depths": (1,) * 10**5, "widths": (8,) * 10**5}, "for 1 to 16 stages"),
+        ({"depths": (1001, 1, 1, 1)}, "depths"),
+        ({"widths": (2**20,) * 4}, "give 4194304 channels"),
+        ({"widths": (2**20,) * 4, "width": 64.0, "width_per_group": 2**20, "groups": 2**20}, "channels"),
+        ({"stem_width": 2**20, "width": 64.0}, "channels"),
+        ({"widths": (2**18,) * 4}, "weights"),
+        ({"in_channels": 2**63}, "in_channels"),
+        ({"num_classes": 10**5000}, "num_classes"),
+    ],
+)
+def test_networks_beyond_any_machine_are_refused_at_once(fields, says):
+    begin = time.perf_counter()
+    with pytest.raises(ConfigError, match=says):
+        ResNetConfig(**fields)
+    assert time.perf_counter() - begin < 5
+
+
+def test_the_deepest_network_is_made_of_its_fields_at_once():
+    begin = time.perf_counter()
+    assert sum(len(stage.blocks) for stage in ResNetConfig(depths=(1000,) * 16, widths=(64,) * 16).stages) == 16000
+    assert time.perf_counter() - begin < 5

@@ -37,7 +37,14 @@ DEFINITIONS = {
     "residuum": Definition(
         "residuum",
         (("residuum.nn.resnet", "ResNet"), ("residuum.presets", "preset")),  # ResNet(preset("resnet50"))
-        ("residuum.config", "residuum.nn.blocks", "residuum.nn.resnet", "residuum.presets"),
+        (
+            "residuum.config",
+            "residuum.nn.layers",
+            "residuum.nn.stochastic_depth",
+            "residuum.nn.blocks",
+            "residuum.nn.resnet",
+            "residuum.presets",
+        ),
     ),
     "torchvision": Definition(
         "torchvision", (("torchvision.models.resnet", "resnet50"),), ("torchvision.models.resnet",)

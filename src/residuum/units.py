@@ -11,10 +11,13 @@ _MOST = 10**18
 
 def parse_size(text: str | int) -> int:
     """Bytes in a size such as 8GB (8e9), 7.5GiB (7.5 * 2^30), 500MB, or a plain number; raises `ConfigError`."""
-    found = re.fullmatch(r"\s*([+-]?[0-9]*\.?[0-9]+)\s*([kmgt]i?)?(b)?\s*", str(text), re.IGNORECASE)
-    if found is None:
-        raise ConfigError(f"{quoted(str(text))} is not a size of memory; write it like 8GB or 7.5GiB")
-    size = float(found[1]) * _UNITS[(found[2] or "").lower()]
+    if isinstance(text, str):
+        found = re.fullmatch(r"\s*([+-]?[0-9]*\.?[0-9]+)\s*([kmgt]i?)?(b)?\s*", text, re.IGNORECASE)
+        if found is None:
+            raise ConfigError(f"{quoted(text)} is not a size of memory; write it like 8GB or 7.5GiB")
+        size = float(found[1]) * _UNITS[(found[2] or "").lower()]
+    else:
+        size = text
     if not 1 <= size < _MOST:
         raise ConfigError(
             f"the memory budget is {quoted(text)}; it must be more than 0, such as 8GB, and below 1000000TB"

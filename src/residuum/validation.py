@@ -73,10 +73,11 @@ def declared(kind: Any) -> tuple[Field, ...]:
     return tuple(found)
 
 
-def check(config: Any) -> None:
+def check(config: Any, section: str = "") -> None:
     """Bring each field of a frozen dataclass into its type and check it; raises `ConfigError` that names the field.
 
-    1 for a float becomes 1.0, a list a tuple. To be called in `__post_init__`.
+    1 for a float becomes 1.0, a list a tuple. To be called in `__post_init__`; a message names the field by its dotted
+    name where the dataclass is a `section` of another one.
     """
     for field in declared(type(config)):  # type: ignore[arg-type]
         value = getattr(config, field.name)
@@ -86,7 +87,8 @@ def check(config: Any) -> None:
         if ok and not field.constraints:
             ok = all(abs(n) <= LARGEST for n in numbers if type(n) is int)
         if not ok:
-            raise ConfigError(f"{field.name} is {quoted(value)}; it must be {wanted(field)}")
+            name = f"{section}.{field.name}" if section else field.name
+            raise ConfigError(f"{name} is {quoted(value)}; it must be {wanted(field)}")
         object.__setattr__(config, field.name, value)
 
 
@@ -143,8 +145,10 @@ def _describe(kind: Any) -> str:
     return _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
 
 
-def refuse_unknown(values: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raise `ConfigError` for the first name that is not known, with the nearest that is."""
+def refuse_unknown(values: object, known: Iterable[str], what: str) -> None:
+    """Raise `ConfigError` for the first name that is not known, with the nearest that is; or where there are none."""
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        raise ConfigError(f"{quoted(values)} is not a table of fields; a {what} stands in one")
     known = list(known)
     for name in values:
         if name not in known:

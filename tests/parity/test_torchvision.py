@@ -20,7 +20,12 @@ def pair(name, **theirs):
     return peer, create(name, num_classes=10)
 
 
-@pytest.mark.parametrize("name", NAMES)
+QUICK = ("resnet18", "resnet50", "resnext50_32x4d")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_same_names_logits_gradients_and_statistics(name):
     torch.manual_seed(0)
     peer, ours = pair(name)

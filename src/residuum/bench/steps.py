@@ -123,45 +123,48 @@ def matrix_side(kind: str) -> int:
 
 def _trainer(workload: Workload, device: torch.device) -> Step:
     """The very step of `residuum train`, augmentation included."""
-    from residuum.data.loaders import Augmentation, make_batches
-    from residuum.data.sources import Part
+    from residuum.data.loaders import make_loader
+    from residuum.data.settings import Augmentation
+    from residuum.data.sources import Split
     from residuum.devices import choose_precision, set_up
     from residuum.preprocessing import Preprocessing
+    from residuum.train.optim import make_loss, make_optimizer
+    from residuum.train.recipe import LossSettings, OptimizerSettings
+    from residuum.train.session import make_network
+    from residuum.train.step import forward, train_step
 
     set_up(device)
     config = preset(workload.model)
-    bf16 = choose_precision("auto", device)[0] == "bf16"
+    precision, _ = choose_precision("auto", device)
     count = 2 * workload.batch_size
     pixels = torch.randint(256, (count, *workload.image_size, config.in_channels), dtype=torch.uint8)
     centre = (0.5,) * config.in_channels, (0.25,) * config.in_channels
-    loader = make_batches(
-        Part(pixels, torch.randint(config.num_classes, (count,))),
+    loader = make_loader(
+        Split(pixels, torch.randint(config.num_classes, (count,))),
         Preprocessing(config.in_channels, workload.image_size, *centre, 0.0),
         batch_size=workload.batch_size,
         seed=0,
         train=True,
-        augmentation=Augmentation(4, True),
+        augmentation=Augmentation(pad=4, flip=True),
         device=device,
         workers=0,
         skip_bad_images=False,
     )
-    model = create(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+    network = make_network(config, device, precision)
+    optimizer = make_optimizer(network, OptimizerSettings(lr=0.01))
     batches = itertools.chain.from_iterable(loader.epoch(number) for number in itertools.count())
+    bf16, criterion = precision == "bf16", make_loss(LossSettings())
+
+    def train() -> None:
+        loss, _ = train_step(network, optimizer, *next(batches), bf16=bf16, loss=criterion)
+        if device.type == "cpu":  # as the loop does, to find a loss that is no number
+            float(loss)
 
     def passes() -> None:
-        images, labels = next(batches)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            logits = model(images)
-        loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=0.05)
+        loss, _ = forward(network, *next(batches), bf16=bf16, loss=criterion)
         loss.backward()  # type: ignore[no-untyped-call]
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        passes()
-        optimizer.step()
-
-    return Step(step, passes, partial(_tensors, model), "bf16" if bf16 else "fp32")
+    return Step(train, passes, partial(_tensors, network), "bf16" if bf16 else "fp32")
 
 
 def _predictor(workload: Workload, device: torch.device) -> Step:

@@ -1,1 +1,1 @@
-"""Data: where images come from (`sources.py`), and how they become batches on the device (`batches.py`)."""
+"""Data: what a dataset holds (`catalog.py`), its images (`sources.py`, `decoding.py`), and batches (`loaders.py`)."""

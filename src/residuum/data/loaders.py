@@ -1,13 +1,11 @@
-"""From a source to batches on the device. Every batch is a function of seed, epoch and step alone.
+"""From a split to batches on the device. Every batch is a function of seed, epoch and step alone.
 
-So a run that stops in the middle of an epoch goes on with the very same batches, and nothing about the data has to be
-saved. Small images live on the device as uint8 and are cropped and mirrored a batch at a time; files are read by
-workers.
+So a run that stops in the middle of an epoch goes on with the very same batches, nothing about the data has to be
+saved, and neither workers nor the number of processes change which images a step sees or how they vary. Small images
+live on the device as uint8 and are augmented a batch at a time; files are read and augmented by workers.
 """
 
-import hashlib
 import math
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,30 +13,34 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
-from residuum.data.sources import Part, evaluation_transform, normalise, read_image
-from residuum.errors import DataError
+from residuum.data.augmentation import (
+    Draws,
+    MemoryTransform,
+    Normalise,
+    draw,
+    evaluation_transform,
+    seed_for,
+    training_transform,
+)
+from residuum.data.reading import Desk, leave_interrupts_to_the_main_process
+from residuum.data.settings import Augmentation
+from residuum.data.sources import Split
+from residuum.errors import ConfigError, DataError
 from residuum.preprocessing import Preprocessing
 
-
-def seed_for(*parts: int) -> int:
-    """A 63-bit seed that depends on all parts: equal parts give equal seeds, others unrelated ones."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
+_REPLACEMENTS = 16  # images that are tried in place of one that cannot be decoded
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """How training batches vary: shift by up to `pad` pixels (in-memory images) and mirror with `flip`."""
+class Loader(Protocol):
+    """Batches of float (N, C, H, W), channels-last, and labels int64 (N,), on the device.
 
-    pad: int
-    flip: bool
-
-
-class Batches(Protocol):
-    """Batches of float (N, C, H, W), channels-last, and labels (N,), on the device."""
+    `skipped` says of each file that was left out why; `left_out_per_epoch` is how many images of the split, others each
+    time, full batches leave out of an epoch.
+    """
 
     skipped: set[str]
+    left_out_per_epoch: int
 
     def __len__(self) -> int: ...
 
@@ -47,166 +49,246 @@ class Batches(Protocol):
         ...
 
 
-@dataclass
-class Plan:
-    """Which images make up which batch: shuffled for training, in order (and to the last one) for evaluation."""
+@dataclass(frozen=True)
+class Schedule:
+    """Which images make up which batch of one process out of `world`.
+
+    For training they are shuffled; process `rank` has the rank-th of `world` contiguous shares of each batch of
+    `batch_size` images. For evaluation it has images `rank`, `rank + world`, ... in order, to the last one.
+
+    With `repeats` an epoch has so many views of fewer images, which stand in one batch where they do not fall on its
+    edge: the first views of all, then the second ones, so that processes have views of one image each. Numbers from
+    `count` on are further views of the images number % count.
+    """
 
     count: int
     batch_size: int
     seed: int
     train: bool
+    rank: int = 0
+    world: int = 1
+    repeats: int = 1
 
     def __len__(self) -> int:
         if self.train:  # a training batch is full, unless there is only this one
             return max(1, self.count // self.batch_size)
-        return math.ceil(self.count / self.batch_size)
+        return math.ceil(len(range(self.rank, self.count, self.world)) / self._evaluated)
+
+    @property
+    def _evaluated(self) -> int:
+        """Images that a process evaluates at a time."""
+        return math.ceil(self.batch_size / self.world)
+
+    @property
+    def left_out(self) -> int:
+        """How many images full batches leave out of each epoch."""
+        return max(0, self.count - len(self) * self.batch_size) if self.train else 0
+
+    @property
+    def whole(self) -> int:
+        """Images in a training batch over all processes."""
+        return min(self.batch_size, self.count)
+
+    @property
+    def share(self) -> slice:
+        """The places of this process in a training batch."""
+        return slice(self.rank * self.whole // self.world, (self.rank + 1) * self.whole // self.world)
 
     def batches(self, epoch: int) -> list[Tensor]:
+        """The numbers of the images, or of their further views, in each of this process's batches."""
         if not self.train:
-            return list(torch.split(torch.arange(self.count), self.batch_size))
+            return list(torch.split(torch.arange(self.rank, self.count, self.world), self._evaluated))[: len(self)]
         generator = torch.Generator().manual_seed(seed_for(self.seed, epoch))
-        return list(torch.split(torch.randperm(self.count, generator=generator), self.batch_size))[: len(self)]
+        order = torch.randperm(self.count, generator=generator)
+        if self.repeats > 1:
+            order = self._repeated(order)
+        return [batch[self.share] for batch in torch.split(order, self.batch_size)[: len(self)]]
+
+    def _repeated(self, order: Tensor) -> Tensor:
+        view = torch.arange(self.count) % self.repeats
+        numbers = order.repeat_interleave(self.repeats)[: self.count] + self.count * view
+        batches = torch.split(torch.arange(self.count), self.batch_size)
+        return torch.cat([numbers[batch[view[batch].argsort(stable=True)]] for batch in batches])
 
 
-class MemoryBatches:
+class MemoryLoader:
     """Batches of images that are held on the device as uint8."""
 
     def __init__(
-        self, part: Part, preprocessing: Preprocessing, plan: Plan, augmentation: Augmentation, device: torch.device
+        self,
+        split: Split,
+        preprocessing: Preprocessing,
+        schedule: Schedule,
+        augmentation: Augmentation,
+        device: torch.device,
     ) -> None:
-        assert isinstance(part.images, Tensor)
-        self.plan, self.preprocessing, self.augmentation = plan, preprocessing, augmentation
+        assert isinstance(split.images, Tensor)
+        self.schedule, self.augmentation, self.device = schedule, augmentation, device
+        self.size = preprocessing.image_size
         self.skipped: set[str] = set()
-        images = part.images.permute(0, 3, 1, 2)
-        pad = augmentation.pad if plan.train else 0
-        edge = (torch.tensor(preprocessing.mean) * 255).round().to(torch.uint8)  # a border that normalises to 0
-        padded = (
-            edge.view(1, -1, 1, 1).expand(len(part), -1, *(side + 2 * pad for side in preprocessing.image_size)).clone()
+        self.left_out_per_epoch = schedule.left_out
+        self.transform = MemoryTransform(
+            split.images, preprocessing, augmentation if schedule.train else Augmentation(), device
         )
-        padded[:, :, pad : pad + images.shape[2], pad : pad + images.shape[3]] = images
-        self.images = padded.permute(0, 2, 3, 1).contiguous().to(device)
-        self.labels = part.labels.to(device)
+        self.normalise = Normalise(preprocessing, device)
+        self.labels = split.labels.to(device)
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return len(self.schedule)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch from batch `start` on."""
-        for step, chosen in enumerate(self.plan.batches(number)):
-            if step >= start:
-                index = chosen.to(self.images.device)
-                rows, columns = self._window(len(index), seed_for(self.plan.seed, number, step))
-                # One gather takes crop and mirror together and leaves channels last in memory.
-                images = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-                yield normalise(images, self.preprocessing), self.labels[index]
+        batches = self.schedule.batches(number)[start:]
+        if not batches:
+            return
+        # What an epoch needs crosses to the device at once.
+        indices = (torch.cat(batches) % self.schedule.count).to(self.device)
+        draws = self._draws(number, range(start, start + len(batches))) if self.schedule.train else None
+        begin = 0
+        for batch in batches:
+            here = slice(begin, begin + len(batch))
+            begin += len(batch)
+            index = indices[here]
+            images = self.transform(index, None if draws is None else draws.take(here))
+            yield self.normalise(images), self.labels[index]
 
-    def _window(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
-        """The row and column numbers, (N, H) and (N, W), that each image is read from."""
-        height, width = self.preprocessing.image_size
-        rows, columns = torch.arange(height).expand(count, -1), torch.arange(width).expand(count, -1)
-        if self.plan.train:
-            generator = torch.Generator().manual_seed(seed)
-            shift = torch.randint(2 * self.augmentation.pad + 1, (2, count, 1), generator=generator)
-            mirror = torch.rand(count, 1, generator=generator) < 0.5
-            if self.augmentation.flip:
-                columns = torch.where(mirror, columns.flip(1), columns)
-            rows, columns = rows + shift[0], columns + shift[1]
-        return rows.to(self.images.device), columns.to(self.images.device)
+    def _draws(self, number: int, steps: range) -> Draws:
+        """The draws of this process's share of some steps; each step's are drawn for the whole batch."""
+        schedule = self.schedule
+        drawn = [
+            draw(self.augmentation, schedule.whole, self.size, seed_for(schedule.seed, number, step)).take(
+                schedule.share
+            )
+            for step in steps
+        ]
+        return Draws.together(drawn).to(self.device)
 
 
 class _Files(Dataset[Any]):
-    """Image files, read and augmented in the worker; the item's key carries the seed of its augmentation."""
+    """Image files, read and augmented in the worker; an item's key is its number and the epoch's."""
 
-    def __init__(self, part: Part, preprocessing: Preprocessing, augmentation: Augmentation | None) -> None:
-        assert not isinstance(part.images, Tensor)
-        self.paths, self.labels, self.channels = part.images, part.labels, preprocessing.channels
-        self.transform: v2.Transform = evaluation_transform(preprocessing)
-        if augmentation is not None:
-            steps: list[v2.Transform] = [v2.RandomResizedCrop(preprocessing.image_size, antialias=True)]
-            self.transform = v2.Compose(steps + ([v2.RandomHorizontalFlip()] if augmentation.flip else []))
+    def __init__(
+        self,
+        split: Split,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation | None,
+        seed: int,
+        replace_bad: bool,
+        desk: Desk,
+    ) -> None:
+        self.labels, self.channels, self.seed = split.labels, preprocessing.channels, seed
+        self.replace_bad, self.desk = replace_bad, desk
+        self.train = augmentation is not None
+        self.transform: Any = (
+            evaluation_transform(preprocessing)
+            if augmentation is None
+            else training_transform(preprocessing, augmentation)
+        )
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int, str]:
-        index, seed = key
-        path, label = self.paths[index], int(self.labels[index])
-        try:
-            image = read_image(path, self.channels)
-        except DataError as error:
-            return None, label, str(error)  # an exception would reach the main process with the worker's traceback
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int, list[str]]:
+        """The image, nothing where there is none, its label, and what is wrong with each file that was passed by."""
+        number, epoch = key
+        view, index = divmod(number, len(self.labels))  # beyond the first one, of images that are repeated
+        bad: list[str] = []
+        for attempt in range(1 + _REPLACEMENTS * self.replace_bad):
+            chosen = index if attempt == 0 else seed_for(self.seed, epoch, index, attempt) % len(self.labels)
+            try:
+                image = self.desk.read(chosen, self.channels)
+            except DataError as error:
+                bad.append(str(error))  # an exception would reach the main process with the worker's traceback
+                continue
+            seed = seed_for(self.seed, epoch, chosen, 0, view) if view else seed_for(self.seed, epoch, chosen)
+            return self._transformed(image, seed), int(self.labels[chosen]), bad
+        return None, 0, bad
+
+    def _transformed(self, image: Tensor, seed: int) -> Tensor:
+        if not self.train:
+            return self.transform(image)  # type: ignore[no-any-return]
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             torch.manual_seed(seed)
-            return self.transform(image), label, path
+            return self.transform(image)  # type: ignore[no-any-return]
 
 
 class _Keys:
     """The sampler: the keys of each batch of the epoch that is set."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan, self.number, self.start = plan, 0, 0
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule, self.number, self.start = schedule, 0, 0
 
     def __len__(self) -> int:
-        return len(self.plan) - self.start
+        return len(self.schedule) - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for indices in self.plan.batches(self.number)[self.start :]:
-            yield [(i, seed_for(self.plan.seed, self.number, i)) for i in indices.tolist()]
+        for indices in self.schedule.batches(self.number)[self.start :]:
+            yield [(index, self.number) for index in indices.tolist()]
 
 
-def _collate(items: list[tuple[Tensor | None, int, str]]) -> tuple[Tensor | None, Tensor, list[str]]:
+def _collate(items: list[tuple[Tensor | None, int, list[str]]]) -> tuple[Tensor | None, Tensor, list[str]]:
     good = [(image, label) for image, label, _ in items if image is not None]
-    bad = [message for image, _, message in items if image is None]
     images = torch.stack([image for image, _ in good]) if good else None
-    return images, torch.tensor([label for _, label in good]), bad
+    return images, torch.tensor([label for _, label in good]), [text for _, _, bad in items for text in bad]
 
 
-def _leave_interrupts_to_the_main_process(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the step under way needs its batch
-
-
-class FileBatches:
+class FileLoader:
     """Batches of image files, read by worker processes."""
 
     def __init__(
         self,
-        part: Part,
+        split: Split,
         preprocessing: Preprocessing,
-        plan: Plan,
+        schedule: Schedule,
         augmentation: Augmentation,
         device: torch.device,
         workers: int,
         skip_bad_images: bool,
     ) -> None:
-        self.plan, self.preprocessing, self.device, self.skip_bad_images = plan, preprocessing, device, skip_bad_images
+        assert not isinstance(split.images, Tensor)
+        self.schedule, self.device, self.skip_bad_images = schedule, device, skip_bad_images
         self.skipped: set[str] = set()
-        self.keys = _Keys(plan)
+        self.left_out_per_epoch = schedule.left_out
+        self.normalise = Normalise(preprocessing, device)
+        self.keys, self.desk = _Keys(schedule), Desk(split.images, workers)
         self.loader = DataLoader(
-            _Files(part, preprocessing, augmentation if plan.train else None),
+            _Files(
+                split,
+                preprocessing,
+                augmentation if schedule.train else None,
+                schedule.seed,
+                skip_bad_images and schedule.train,
+                self.desk,
+            ),
             batch_sampler=self.keys,
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # else each epoch draws from the global one, and a resumed epoch twice
-            worker_init_fn=_leave_interrupts_to_the_main_process,
+            worker_init_fn=leave_interrupts_to_the_main_process,
         )
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return len(self.schedule)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch from batch `start` on; a file that cannot be decoded raises `DataError`."""
+        """The batches of one epoch from batch `start` on; raises `DataError` for a file that cannot be decoded.
+
+        Where bad images are skipped, another image of the split, chosen by (seed, epoch, image), takes the place of
+        one in training; in evaluation its place is left empty.
+        """
         self.keys.number, self.keys.start = number, start
-        for images, labels, bad in self.loader:
+        for images, labels, bad in self.desk.batches(self.loader):
             if bad and not self.skip_bad_images:
-                raise DataError(f"{bad[0]}; remove or mend it, or train without it by --skip-bad-images")
+                raise DataError(f"{bad[0]}; remove or mend it, or leave it out by --skip-bad-images")
             self.skipped.update(bad)
-            if images is None:
-                raise DataError(f"a batch of {len(bad)} images has none that can be decoded, first: {bad[0]}")
-            moved = images.to(self.device, non_blocking=True).to(memory_format=torch.channels_last)
-            yield normalise(moved, self.preprocessing), labels.to(self.device, non_blocking=True)
+            if self.schedule.train and len(labels) < min(2, self.schedule.share.stop - self.schedule.share.start):
+                raise DataError(f"too few images can be decoded to fill a batch, first: {bad[0]}")
+            if images is not None:
+                moved = images.to(self.device, non_blocking=True).to(memory_format=torch.channels_last)
+                yield self.normalise(moved), labels.to(self.device, non_blocking=True)
 
 
-def make_batches(
-    part: Part,
+def make_loader(
+    split: Split,
     preprocessing: Preprocessing,
     *,
     batch_size: int,
@@ -216,9 +298,23 @@ def make_batches(
     device: torch.device,
     workers: int,
     skip_bad_images: bool,
-) -> Batches:
-    """Batches of one part: shuffled, augmented and full for training; all images in order for evaluation."""
-    plan = Plan(len(part), batch_size, seed, train)
-    if isinstance(part.images, Tensor):
-        return MemoryBatches(part, preprocessing, plan, augmentation, device)
-    return FileBatches(part, preprocessing, plan, augmentation, device, workers, skip_bad_images)
+    rank: int = 0,
+    world: int = 1,
+) -> Loader:
+    """Batches of one split: shuffled, augmented and full for training; all images in order for evaluation.
+
+    `batch_size` counts the images of all `world` processes; process `rank` gets its share of them. For training all
+    processes have the same number of steps. Raises `ConfigError` and `DataError`.
+    """
+    if train and min(batch_size, len(split)) < world:
+        raise ConfigError(
+            f"a batch of {min(batch_size, len(split))} images cannot be shared by {world} processes; take fewer of "
+            "them, or a larger --batch-size"
+        )
+    schedule = Schedule(len(split), batch_size, seed, train, rank, world, augmentation.repeats if train else 1)
+    if isinstance(split.images, Tensor):
+        for name in ("policy", "erase", "image_size") if train else ():
+            if getattr(augmentation, name) != getattr(Augmentation(), name):
+                raise ConfigError(f"augment.{name} is for image files, and these images are in memory; leave it out")
+        return MemoryLoader(split, preprocessing, schedule, augmentation, device)
+    return FileLoader(split, preprocessing, schedule, augmentation, device, workers, skip_bad_images)

@@ -1,7 +1,6 @@
 """Where images come from: the digits in the package, torchvision's datasets, image folders."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,21 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms import v2
 
-from residuum.data.catalog import SMALL_IMAGE, Facts, Folder
-from residuum.errors import DataError, first_line
+from residuum.data.augmentation import evaluation_transform, normalise
+from residuum.data.catalog import NAMED, Catalog, Files, held_out, split_files
+from residuum.data.decoding import image_size, read_image
+from residuum.data.reading import decoded
+from residuum.data.settings import DataSettings
+from residuum.errors import ConfigError, DataError, first_line, quoted
 from residuum.preprocessing import Preprocessing
 
-# Datasets whose pixels take no more are held in memory, as uint8.
-MEMORY_LIMIT = 2 << 30
+__all__ = ["Dataset", "Split", "evaluation_transform", "normalise", "open_dataset", "read_image"]
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CROP = 0.875  # of photographs in evaluation: the centre that 224 of 256 pixels show
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of a dataset: uint8 (N, H, W, C) in memory, or files still to be read; labels are int64 (N,)."""
+class Split:
+    """One split of a dataset: uint8 (N, H, W, C) in memory, or files still to be read; labels are int64 (N,)."""
 
     images: Tensor | tuple[str, ...]
     labels: Tensor
@@ -33,92 +35,135 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, chosen: Tensor) -> "Split":
+        """The images that a mask (N,) chooses."""
+        if isinstance(self.images, Tensor):
+            return Split(self.images[chosen], self.labels[chosen])
+        images = tuple(path for path, out in zip(self.images, chosen.tolist(), strict=True) if out)
+        return Split(images, self.labels[chosen])
+
 
 @dataclass(frozen=True)
-class Source:
-    """A dataset ready for batches; `skipped` names the files that could not be decoded and were left out."""
+class Dataset:
+    """A dataset ready for loaders.
+
+    `val` and `test` may be missing. `skipped` says of each file that could not be decoded and was left out why.
+    `digest` is the catalog's.
+    """
 
     classes: tuple[str, ...]
-    train: Part
-    test: Part
+    train: Split
+    val: Split | None
+    test: Split | None
     preprocessing: Preprocessing
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...]
+    digest: str
 
 
-def evaluation_transform(preprocessing: Preprocessing) -> v2.Transform:
-    """From an image of uint8 (channels, any, any) to uint8 (channels, *size), as in evaluation and prediction."""
-    if preprocessing.crop == 0:
-        return v2.Resize(preprocessing.image_size, antialias=True)
-    shorter = round(preprocessing.image_size[0] / preprocessing.crop)
-    return v2.Compose([v2.Resize(shorter, antialias=True), v2.CenterCrop(preprocessing.image_size)])
+def open_dataset(
+    catalog: Catalog,
+    settings: DataSettings,
+    *,
+    channels: int,
+    cache: Path,
+    say: Callable[[str], None] = lambda text: None,
+) -> Dataset:
+    """Read or list what a catalog says there is; raises `DataError`.
 
-
-def open_source(facts: Facts, *, channels: int, image_size: int, root: Path, skip_bad_images: bool) -> Source:
-    """Read or list a dataset; raises `DataError`.
-
-    Images of one small size are held in memory; `image_size` in pixels, 0 for the images' own or else 224.
+    `channels` is what the network takes, `cache` where downloaded datasets are kept; `say` is told at most every ten
+    seconds how far reading has come.
     """
-    if isinstance(facts, Folder):
-        return _open_folder(facts, channels, image_size, skip_bad_images)
-    if channels != facts.channels:
-        raise DataError(f"{facts.name} has {facts.channels} channel(s) but the model takes {channels}; leave that out")
-    if image_size:
-        raise DataError(f"{facts.name} keeps its own image size; leave out the image size, or give an image folder")
-    if facts.name == "digits":
+    if catalog.name in NAMED:
+        return _open_named(catalog, settings, channels, cache)
+    if channels not in (1, 3):
+        raise DataError(f"an image folder gives 1 channel (grey) or 3 (RGB), but the model takes {channels}")
+    splits = split_files(catalog, settings.holdout)
+    # Images of one small size are held in memory, unless another size is asked for.
+    if catalog.in_memory and settings.image_size in (None, catalog.image_size):
+        _refuse_for_memory(settings)
+        return _open_small(catalog, splits, settings, channels, say)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
+    size, crop = settings.image_size or catalog.image_size, CROP if settings.crop is None else settings.crop
+    preprocessing = Preprocessing(channels, size, mean, std, crop, settings.interpolation)
+    skipped: list[str] = []
+    if "val" in splits:  # it is read for the first time after a whole epoch: what can be known before, is
+        splits["val"] = _readable(splits["val"], settings.skip_bad_images, skipped)
+    listed = {name: _listed(split) for name, split in splits.items()}
+    return Dataset(
+        catalog.classes,
+        listed["train"],
+        listed.get("val"),
+        listed.get("test"),
+        preprocessing,
+        tuple(skipped),
+        catalog.digest,
+    )
+
+
+def _refuse_for_memory(settings: DataSettings) -> None:
+    """Raise `ConfigError` for what only image files have: images in memory are looked at as they are."""
+    for name, usual in (("crop", None), ("interpolation", "bilinear")):
+        if getattr(settings, name) != usual:
+            raise ConfigError(f"data.{name} is for larger image files, and these small images stay as they are")
+
+
+# -- named datasets ----------------------------------------------------------------------------------------------------
+
+
+def _open_named(catalog: Catalog, settings: DataSettings, channels: int, cache: Path) -> Dataset:
+    if channels != catalog.channels:
+        raise DataError(
+            f"{catalog.name} has {catalog.channels} channel{'s' * (catalog.channels != 1)} but the model takes "
+            f"{channels}; leave that out"
+        )
+    if settings.image_size not in (None, catalog.image_size):
+        raise DataError(f"{catalog.name} keeps its own image size; leave out the image size, or give an image folder")
+    _refuse_for_memory(settings)
+    classes = catalog.classes
+    if catalog.name == "digits":
         train, test = _digits()
-        return _in_memory(facts.classes, train, test)
-    return _torchvision(facts, root)
+    else:
+        classes, train, test = _torchvision(catalog, cache)
+    chosen = torch.tensor(held_out(map(str, range(len(train))), train.labels.tolist(), settings.holdout))
+    val = train.take(chosen) if chosen.any() else None
+    train = train.take(~chosen)
+    return Dataset(classes, train, val, test, _measured(train), (), catalog.digest)
 
 
-def read_image(path: str, channels: int) -> Tensor:
-    """An image file as uint8 (channels, H, W), turned as its EXIF says; raises `DataError` naming the file."""
-    mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
-    try:
-        image: Tensor = decode_image(path, mode, apply_exif_orientation=True)
-    except (RuntimeError, OSError, ValueError) as error:
-        if not Path(path).is_file():
-            raise DataError(f"there is no image file {path}") from None
-        reason = re.sub(r".*\.cpp:\d+\W*", "", first_line(error)).partition(". ")[0]
-        raise DataError(f"{path} cannot be decoded as an image ({reason})") from None
-    if image.ndim == 4:  # an animation: its first frame
-        image = image[0]
-    return image if image.dtype == torch.uint8 else (image.int() >> 8).to(torch.uint8)
-
-
-def _digits() -> tuple[Part, Part]:
+def _digits() -> tuple[Split, Split]:
     with np.load(files("residuum.data").joinpath("digits/digits.npz")) as archive:  # type: ignore[arg-type]
         images, labels = torch.from_numpy(archive["images"]), torch.from_numpy(archive["labels"]).long()
-    # Every fifth of each digit, after one fixed shuffle, is the test set: the same for every seed of training.
+    # Every fifth of each digit, after one fixed shuffle, is the test split: the same for every seed of training.
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     order = order[torch.argsort(labels[order], stable=True)]
     test = torch.zeros(len(labels), dtype=torch.bool)
     test[order[::5]] = True
-    images = images[..., None]
-    return Part(images[~test], labels[~test]), Part(images[test], labels[test])
+    whole = Split(images[..., None], labels)
+    return whole.take(~test), whole.take(test)
 
 
-def _torchvision(facts: Facts, root: Path) -> Source:
+def _torchvision(catalog: Catalog, cache: Path) -> tuple[tuple[str, ...], Split, Split]:
     from torchvision import datasets
 
     kind: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "fashion-mnist": datasets.FashionMNIST}
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        train, test = (kind[facts.name](str(root), train=part, download=True) for part in (True, False))
+        cache.mkdir(parents=True, exist_ok=True)
+        train, test = (kind[catalog.name](str(cache), train=part, download=True) for part in (True, False))
     except Exception as error:  # whatever the network or the disk says
         raise DataError(
-            f"{facts.name} could not be downloaded to {root} ({first_line(error)}); "
+            f"{catalog.name} could not be downloaded to {quoted(str(cache), 200)} ({first_line(error)}); "
             "check the connection, or put torchvision's files there by hand"
         ) from error
-    classes = tuple(train.classes)
-    return _in_memory(classes, _part(train), _part(test))
+    return tuple(train.classes), _split(train), _split(test)
 
 
-def _part(dataset: Any) -> Part:
+def _split(dataset: Any) -> Split:
     images = torch.as_tensor(dataset.data)
-    return Part(images if images.ndim == 4 else images[..., None], torch.as_tensor(dataset.targets).long())
+    return Split(images if images.ndim == 4 else images[..., None], torch.as_tensor(dataset.targets).long())
 
 
-def _in_memory(classes: tuple[str, ...], train: Part, test: Part, skipped: tuple[str, ...] = ()) -> Source:
+def _measured(train: Split) -> Preprocessing:
+    """The preprocessing of images in memory: as they are, with their own mean and deviation."""
     assert isinstance(train.images, Tensor)
     height, width, channels = train.images.shape[1:]
     values = train.images.reshape(-1, channels)
@@ -128,73 +173,69 @@ def _in_memory(classes: tuple[str, ...], train: Part, test: Part, skipped: tuple
     share, level = count / count.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64) / 255
     mean = share @ level
     std = (share @ level.square() - mean.square()).clamp_min(1e-6).sqrt()
-    preprocessing = Preprocessing(channels, (height, width), tuple(mean.tolist()), tuple(std.tolist()), 0.0)
-    return Source(classes, train, test, preprocessing, skipped)
+    return Preprocessing(channels, (height, width), tuple(mean.tolist()), tuple(std.tolist()), 0.0)
 
 
-def _open_folder(folder: Folder, channels: int, image_size: int, skip_bad_images: bool) -> Source:
-    if channels not in (1, 3):
-        raise DataError(f"an image folder gives 1 channel (grey) or 3 (RGB), but the model takes {channels}")
-    size = 0 if image_size else _common_small_size(folder, channels)
-    count = len(folder.train) + len(folder.test)
-    if size and count * size * size * channels <= MEMORY_LIMIT:
-        skipped: list[str] = []
-        train, test = (_decode(part, channels, size, skip_bad_images, skipped) for part in (folder.train, folder.test))
-        return _in_memory(folder.classes, train, test, tuple(skipped))
-    size = image_size or size or 224
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
-    preprocessing = Preprocessing(channels, (size, size), mean, std, 0.875)
-    return Source(folder.classes, _listed(folder.train), _listed(folder.test), preprocessing)
+# -- image folders -----------------------------------------------------------------------------------------------------
 
 
-def _listed(part: Sequence[tuple[str, int]]) -> Part:
-    return Part(tuple(path for path, _ in part), torch.tensor([label for _, label in part]))
+def _listed(split: Sequence[tuple[str, int]]) -> Split:
+    return Split(tuple(path for path, _ in split), torch.tensor([label for _, label in split]))
 
 
-def _common_small_size(folder: Folder, channels: int) -> int:
-    """The side in pixels if a look at some images finds them all square, small and alike, else 0."""
-    sides: set[int] = set()
-    for path, _ in folder.train[:: max(1, len(folder.train) // 16)]:
+def _readable(listed: Files, skip_bad_images: bool, skipped: list[str]) -> Files:
+    """The files whose headers say that they are images."""
+
+    def problem(file: tuple[str, int]) -> str | None:
         try:
-            sides.update(read_image(path, channels).shape[1:])
-        except DataError:
-            continue  # whoever reads all files deals with it
-    return sides.pop() if len(sides) == 1 and max(sides) <= SMALL_IMAGE else 0
-
-
-def _decode(
-    part: Sequence[tuple[str, int]], channels: int, size: int, skip_bad_images: bool, skipped: list[str]
-) -> Part:
-    images = torch.empty(len(part), size, size, channels, dtype=torch.uint8)
-    resize = v2.Resize((size, size), antialias=True)
-
-    def one(index: int) -> str | None:
-        path = part[index][0]
-        try:
-            image = read_image(path, channels)
-        except DataError:
-            if not skip_bad_images:
-                raise
-            return path
-        images[index] = (image if image.shape[1:] == (size, size) else resize(image)).permute(1, 2, 0)
+            image_size(file[0])
+        except DataError as error:
+            return str(error)
         return None
 
-    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
-        try:
-            bad = list(pool.map(one, range(len(part))))
-        except DataError as error:
-            pool.shutdown(cancel_futures=True)
-            raise DataError(f"{error}; remove or mend it, or train without it by --skip-bad-images") from None
-    good = torch.tensor([path is None for path in bad])
-    skipped += [path for path in bad if path is not None]
-    labels = torch.tensor([label for _, label in part])[good]
-    if len(labels) < 2:
-        raise DataError("after leaving out bad images fewer than two are left; mend the folder")
-    return Part(images[good], labels)
+    with ThreadPoolExecutor() as pool:
+        problems = list(pool.map(problem, listed, chunksize=64))
+    found = [text for text in problems if text is not None]
+    if found and not skip_bad_images:
+        raise DataError(f"{found[0]}; remove or mend it, or leave it out by --skip-bad-images")
+    skipped += found
+    good = tuple(file for file, text in zip(listed, problems, strict=True) if text is None)
+    if not good:
+        raise DataError(f"no image of the validation split can be decoded, first: {found[0]}")
+    return good
 
 
-def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 (N, C, H, W) to float with the mean at 0 and the deviation at 1, on the images' own device."""
-    mean = torch.tensor(preprocessing.mean, device=images.device).view(-1, 1, 1) * 255
-    std = torch.tensor(preprocessing.std, device=images.device).view(-1, 1, 1) * 255
-    return (images.float() - mean) / std
+def _open_small(
+    catalog: Catalog, splits: dict[str, Files], settings: DataSettings, channels: int, say: Callable[[str], None]
+) -> Dataset:
+    """All images decoded into memory, at the catalog's size."""
+    listed = [file for split in splits.values() for file in split]
+    images, bad = decoded(
+        [path for path, _ in listed], catalog.image_size, channels, say, stop_at_bad=not settings.skip_bad_images
+    )
+    if bad and not settings.skip_bad_images:
+        raise DataError(f"{bad[min(bad)]}; remove or mend it, or leave it out by --skip-bad-images")
+    whole = Split(images, torch.tensor([label for _, label in listed]))
+    good = torch.ones(len(listed), dtype=torch.bool)
+    good[list(bad)] = False
+    made: dict[str, Split] = {}
+    begin = 0
+    for name, files_of_split in splits.items():
+        end = begin + len(files_of_split)
+        part = Split(whole.images[begin:end], whole.labels[begin:end])
+        made[name] = part.take(good[begin:end]) if bad else part
+        if len(made[name]) < (2 if name == "train" else 1):
+            raise DataError(
+                f"of the {name} images {len(made[name])} can be decoded and that is too few, first: {bad[min(bad)]}"
+            )
+        begin = end
+    skipped = tuple(bad[index] for index in sorted(bad))
+    return Dataset(
+        catalog.classes,
+        made["train"],
+        made.get("val"),
+        made.get("test"),
+        _measured(made["train"]),
+        skipped,
+        catalog.digest,
+    )

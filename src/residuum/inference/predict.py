@@ -93,7 +93,7 @@ def _predictions(
     transform = evaluation_transform(preprocessing)
 
     def read(path: str) -> "Tensor":
-        return transform(read_image(path, preprocessing.channels))  # type: ignore[no-any-return]
+        return transform(read_image(path, preprocessing.channels))
 
     pixels = read_ahead((os.fspath(image) for image in images), read, 3 * batch_size)
     try:

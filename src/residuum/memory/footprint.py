@@ -163,6 +163,19 @@ class _Below(torch.autograd.Function):
         return torch.empty(shape, dtype=dtype, device="meta")
 
 
+class _Mish(torch.autograd.Function):
+    """Mish on the meta device, where torch takes its backward pass apart into a dozen operations with results each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return torch.empty_like(grads[0])
+
+
 class _Autocast(TorchFunctionMode):
     """Autocast for the meta device: convolutions and matrix products run in a lower precision."""
 
@@ -195,6 +208,8 @@ def on_meta(model: ResNet, dtype: torch.dtype | None) -> ResNet:
     for module in twin.modules():
         if isinstance(module, StochasticDepth):
             module.rate, module.mode = 0.5, "row"
+        if type(module) is nn.Mish:
+            module.forward = _Mish.apply  # type: ignore[method-assign]
         if isinstance(module, nn.BatchNorm2d) and module.momentum is None:
             module.momentum = 0.1  # a count on the meta device has no value
         if dtype is not None and isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear | BlurPool):

@@ -1,54 +1,12 @@
-"""What a stage is made of: basic and bottleneck blocks, and what their layers are for a config."""
+"""What a stage is made of: basic and bottleneck blocks, with their shortcuts."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from residuum.config import BlockPlan, ResNetConfig
-from residuum.nn.layers import BlurPool, EfficientChannelAttention, SqueezeExcite, StandardizedConv2d, ZeroPadShortcut
+from residuum.nn.layers import ACTIVATIONS, ATTENTION, ZeroPadShortcut, antialias, conv, norm
 from residuum.nn.stochastic_depth import StochasticDepth, without
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": lambda: nn.ReLU(inplace=True),
-    "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
-    "elu": lambda: nn.ELU(inplace=True),
-    "silu": lambda: nn.SiLU(inplace=True),
-    "gelu": nn.GELU,
-    "mish": lambda: nn.Mish(inplace=True),
-    "hardswish": lambda: nn.Hardswish(inplace=True),
-}
-
-
-def conv(
-    config: ResNetConfig, inp: int, out: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
-) -> nn.Conv2d:
-    """Convolution without bias, padded so that (N, inp, H, W) becomes (N, out, ceil(H / stride), ceil(W / stride))."""
-    kind = StandardizedConv2d if config.weight_standardization else nn.Conv2d
-    return kind(inp, out, kernel, stride, dilation * (kernel // 2), dilation, groups, bias=False)
-
-
-def norm(config: ResNetConfig, channels: int) -> nn.Module:
-    """Batch norm, or group norm of 32 groups (fewer where 32 does not divide the channels)."""
-    if config.norm == "batch":
-        return nn.BatchNorm2d(channels)
-    return nn.GroupNorm(math.gcd(32, channels), channels)
-
-
-def antialias(config: ResNetConfig, stride: int) -> nn.Module:
-    """What subsamples where a stride was taken out of a convolution; timm's `BlurPool2d` or `AvgPool2d`.
-
-    The average pool rounds up like the convolution it replaces, so that odd sizes still fit the shortcut.
-    """
-    return BlurPool(stride) if config.antialias == "blur" else nn.AvgPool2d(stride, ceil_mode=True)
-
-
-ATTENTION: dict[str, Callable[[ResNetConfig, int], nn.Module | None]] = {
-    "none": lambda config, channels: None,
-    "se": lambda config, channels: SqueezeExcite(channels, config.attention_ratio),
-    "eca": lambda config, channels: EfficientChannelAttention(channels),
-}
 
 
 def shortcut(config: ResNetConfig, plan: BlockPlan) -> nn.Module | None:

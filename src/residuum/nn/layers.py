@@ -1,4 +1,4 @@
-"""Layers that torch does not have: standardized convolution, blur, attention over channels, option A's shortcut."""
+"""Which layer a config means: convolution, norm, activation, anti-aliasing, attention; and those that torch has not."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from residuum.config import BlockPlan
+from residuum.config import BlockPlan, ResNetConfig
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
+    "elu": lambda: nn.ELU(inplace=True),
+    "silu": lambda: nn.SiLU(inplace=True),
+    "gelu": nn.GELU,
+    "mish": lambda: nn.Mish(inplace=True),
+    "hardswish": lambda: nn.Hardswish(inplace=True),
+}
 
 
 class StandardizedConv2d(nn.Conv2d):
@@ -21,6 +31,21 @@ class StandardizedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.filters(), None, self.stride, self.padding, self.dilation, self.groups)
+
+
+def conv(
+    config: ResNetConfig, inp: int, out: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    """Convolution without bias, padded so that (N, inp, H, W) becomes (N, out, ceil(H / stride), ceil(W / stride))."""
+    kind = StandardizedConv2d if config.weight_standardization else nn.Conv2d
+    return kind(inp, out, kernel, stride, dilation * (kernel // 2), dilation, groups, bias=False)
+
+
+def norm(config: ResNetConfig, channels: int) -> nn.Module:
+    """Batch norm, or group norm of 32 groups (fewer where 32 does not divide the channels)."""
+    if config.norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
 @torch.fx.wrap  # what it does depends on the size, so a trace keeps the call
@@ -60,6 +85,14 @@ class BlurPool(nn.Module):
         return blurred(x, self.filter, self.stride)
 
 
+def antialias(config: ResNetConfig, stride: int) -> nn.Module:
+    """What subsamples where a stride was taken out of a convolution; timm's `BlurPool2d` or `AvgPool2d`.
+
+    The average pool rounds up like the convolution it replaces, so that odd sizes still fit the shortcut.
+    """
+    return BlurPool(stride) if config.antialias == "blur" else nn.AvgPool2d(stride, ceil_mode=True)
+
+
 class SqueezeExcite(nn.Module):
     """x * sigmoid(fc2(relu(fc1(mean(x))))) (1709.01507); reduced channels rounded to 8 as timm's `SEModule` does."""
 
@@ -95,6 +128,13 @@ class EfficientChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x.mean((2, 3), keepdim=True))
+
+
+ATTENTION: dict[str, Callable[[ResNetConfig, int], nn.Module | None]] = {
+    "none": lambda config, channels: None,
+    "se": lambda config, channels: SqueezeExcite(channels, config.attention_ratio),
+    "eca": lambda config, channels: EfficientChannelAttention(channels),
+}
 
 
 class ZeroPadShortcut(nn.Module):

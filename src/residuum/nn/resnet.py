@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, quoted
-from residuum.nn.blocks import ACTIVATIONS, Block, PreactBlock, antialias, conv, norm
-from residuum.nn.layers import BlurPool
+from residuum.nn.blocks import Block, PreactBlock
+from residuum.nn.layers import ACTIVATIONS, BlurPool, antialias, conv, norm
 from residuum.preprocessing import Preprocessing
 
 

@@ -1,0 +1,288 @@
+"""From images to what a network takes: evaluation, and one `Augmentation` with two back ends.
+
+Image files are cropped, shifted and mirrored one at a time by torchvision's transforms, in the worker that reads them.
+Images in memory are so a batch at a time, on the device, by one gather. Both do the same steps in the same order; the
+draws of an image file are a function of (seed, epoch, image), those of images in memory of (seed, epoch, step) and the
+place in the batch.
+"""
+
+import dataclasses
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional
+
+from residuum.data.policies import erasing_transform, policy_transform
+from residuum.data.settings import Augmentation
+from residuum.preprocessing import Preprocessing
+
+# Pixels that an image may have when it is scaled before it is cropped; one that would have more is cropped first.
+LARGEST_SCALED = 1 << 22
+_CROP_RATIO = (3 / 4, 4 / 3)  # of width to height of random crops (1409.4842)
+_TRIES = 10  # of a random crop that does not fit
+
+
+def seed_for(*parts: int) -> int:
+    """A 63-bit seed that depends on all parts: equal parts give equal seeds, others unrelated ones."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
+
+
+class Normalise:
+    """uint8 (N, C, H, W) to float with the mean at 0 and the deviation at 1, on one device."""
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.mean = torch.tensor(preprocessing.mean, device=device).view(-1, 1, 1) * 255
+        self.std = torch.tensor(preprocessing.std, device=device).view(-1, 1, 1) * 255
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) / self.std
+
+
+def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 (N, C, H, W) to float with the mean at 0 and the deviation at 1, on the images' own device."""
+    return Normalise(preprocessing, images.device)(images)
+
+
+def border(preprocessing: Preprocessing) -> Tensor:
+    """The mean colour, uint8 (C,), which normalises to nearly 0."""
+    return (torch.tensor(preprocessing.mean) * 255).round().to(torch.uint8)
+
+
+# -- evaluation --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """From uint8 (C, any, any) to uint8 (C, *image_size): scaled and cropped to the centre, or stretched.
+
+    As torchvision's `Resize` and `CenterCrop` do it. A long, thin image, which scaled as a whole would take gigabytes,
+    has only what the crop shows scaled.
+    """
+
+    preprocessing: Preprocessing
+
+    def __call__(self, image: Tensor) -> Tensor:
+        height, width = self.preprocessing.image_size
+        if self.preprocessing.crop == 0:
+            return _resize(image, (height, width), self.preprocessing.interpolation)
+        scaled = self._scaled(image.shape[-2], image.shape[-1])
+        if scaled[0] * scaled[1] > max(LARGEST_SCALED, 16 * height * width):
+            return _scaled_crop(image, scaled, (height, width), self.preprocessing.interpolation)
+        image = _resize(image, scaled, self.preprocessing.interpolation)
+        return functional.center_crop(image, [height, width])  # type: ignore[no-any-return]
+
+    def _scaled(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to which an image is scaled, just covering the image size divided by the crop's share."""
+        up, across = (round(side / self.preprocessing.crop) for side in self.preprocessing.image_size)
+        if up * width >= across * height:
+            return up, int(up * width / height)
+        return int(across * height / width), across
+
+
+def evaluation_transform(preprocessing: Preprocessing) -> EvaluationTransform:
+    """From an image of uint8 (channels, any, any) to uint8 (channels, *image_size), as in evaluation and prediction."""
+    return EvaluationTransform(preprocessing)
+
+
+def _resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    if interpolation != "lanczos":
+        mode = InterpolationMode(interpolation)
+        return functional.resize(image, list(size), interpolation=mode, antialias=True)  # type: ignore[no-any-return]
+    planes = [Image.fromarray(plane.numpy()).resize(size[::-1], Image.Resampling.LANCZOS) for plane in image]
+    return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes]))  # torchvision has it for Pillow alone
+
+
+def _scaled_crop(image: Tensor, scaled: tuple[int, int], size: tuple[int, int], interpolation: str) -> Tensor:
+    """The central `size` of an image scaled to `scaled`, without the rest: a product with the weights of each side."""
+    (rows, top), (columns, left) = (
+        _weights(image.shape[axis], scaled[axis], round((scaled[axis] - size[axis]) / 2.0), size[axis], interpolation)
+        for axis in (-2, -1)
+    )
+    shown = image[:, top : top + rows.shape[1], left : left + columns.shape[1]].float()
+    return (rows @ shown @ columns.T).round().clamp(0, 255).to(torch.uint8)
+
+
+def _weights(length: int, scaled: int, first: int, count: int, interpolation: str) -> tuple[Tensor, int]:
+    """Weights (count, n) of pixels from `low` on, for pixels `first` and on of a side that `length` is scaled to."""
+    step = length / scaled
+    stretch = max(step, 1.0)
+    reach = {"nearest": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}[interpolation] * stretch
+    centres = (torch.arange(first, first + count, dtype=torch.float64) + 0.5) * step
+    if interpolation == "nearest":
+        chosen = (torch.arange(first, first + count, dtype=torch.float64) * step).floor().clamp_max(length - 1).long()
+        low = int(chosen[0])
+        return F.one_hot(chosen - low).float(), low
+    low = max(0, math.floor(float(centres[0]) - reach))
+    high = min(length, math.ceil(float(centres[-1]) + reach))
+    pixels = torch.arange(low, high, dtype=torch.float64) + 0.5
+    distance = ((pixels - centres[:, None]) / stretch).abs()
+    if interpolation == "bilinear":
+        weights = (1 - distance).clamp_min(0)
+    elif interpolation == "bicubic":  # Keys' kernel with a = -0.5, as Pillow's
+        near = (1.5 * distance - 2.5) * distance**2 + 1
+        far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+        weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+    else:
+        weights = torch.where(distance < 3, distance.sinc() * (distance / 3).sinc(), 0.0)
+    return (weights / weights.sum(1, keepdim=True)).float(), low
+
+
+# -- training, one file at a time --------------------------------------------------------------------------------------
+
+
+def training_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> v2.Transform:
+    """From uint8 (C, any, any) to uint8 (C, *image_size), with draws from torch's generator.
+
+    The augmentation's image size goes before that of evaluation.
+    """
+    if augmentation.image_size is not None:
+        preprocessing = dataclasses.replace(preprocessing, image_size=augmentation.image_size)
+    size, pad, fill = preprocessing.image_size, augmentation.pad, border(preprocessing).tolist()
+    steps: list[v2.Transform] = []
+    if augmentation.crop_scale is not None:
+        # Lanczos is not among what torchvision scales tensors by.
+        mode = "bicubic" if preprocessing.interpolation == "lanczos" else preprocessing.interpolation
+        steps.append(
+            v2.RandomResizedCrop(
+                size,
+                scale=augmentation.crop_scale,
+                ratio=_CROP_RATIO,
+                interpolation=InterpolationMode(mode),
+                antialias=True,
+            )
+        )
+    else:
+        steps.append(v2.Lambda(evaluation_transform(preprocessing)))
+    if pad:
+        steps += [v2.Pad(pad, fill=fill), v2.RandomCrop(size)]
+    if augmentation.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if augmentation.policy is not None:
+        steps.append(policy_transform(augmentation.policy, fill))
+    if augmentation.erase:
+        steps.append(erasing_transform(augmentation.erase, fill))
+    return v2.Compose(steps)
+
+
+# -- training, a batch in memory at a time -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How the images of a batch vary: shifts (2, N) down and right, whether mirrored (N,), crops (4, N) or none.
+
+    A crop is top, left, height and width in pixels.
+    """
+
+    shift: Tensor
+    mirror: Tensor
+    crop: Tensor | None
+
+    def take(self, places: slice) -> "Draws":
+        """Those of some images."""
+        crop = None if self.crop is None else self.crop[:, places]
+        return Draws(self.shift[:, places], self.mirror[places], crop)
+
+    def to(self, device: torch.device) -> "Draws":
+        """The same on a device."""
+        crop = None if self.crop is None else self.crop.to(device, torch.float32)
+        return Draws(self.shift.to(device), self.mirror.to(device), crop)
+
+    @staticmethod
+    def together(draws: "list[Draws]") -> "Draws":
+        """Those of several batches, one after the other."""
+        crops = [one.crop for one in draws if one.crop is not None]
+        return Draws(
+            torch.cat([one.shift for one in draws], 1),
+            torch.cat([one.mirror for one in draws]),
+            torch.cat(crops, 1) if crops else None,
+        )
+
+
+def draw(augmentation: Augmentation, count: int, size: tuple[int, int], seed: int) -> Draws:
+    """Draws for a batch of `count` images of `size`, a function of the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    shift = torch.randint(2 * augmentation.pad + 1, (2, count, 1), generator=generator)
+    mirror = torch.rand(count, 1, generator=generator) < 0.5
+    crop = None
+    if augmentation.crop_scale is not None:
+        crop = _crops(augmentation.crop_scale, count, size, generator)
+    return Draws(shift[..., 0], mirror[:, 0] & augmentation.flip, crop)
+
+
+def _crops(scale: tuple[float, float], count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Random crops (4, N) as torchvision's `RandomResizedCrop` takes them: first of ten that fits, or the middle."""
+    height, width = size
+    share, lean, down, right = torch.rand(4, count, _TRIES, generator=generator, dtype=torch.float64)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
+    low, high = (math.log(ratio) for ratio in _CROP_RATIO)
+    ratio = (low + (high - low) * lean).exp()
+    across, up = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (across > 0) & (across <= width) & (up > 0) & (up <= height)
+    first = fits.to(torch.uint8).argmax(1, keepdim=True)
+    up, across, down, right = (values.gather(1, first)[:, 0] for values in (up, across, down, right))
+    # The largest crop in the centre that is no longer or wider than a crop may be.
+    whole_up, whole_across = min(height, round(width / _CROP_RATIO[0])), min(width, round(height * _CROP_RATIO[1]))
+    fits = fits.any(1)
+    up, across = torch.where(fits, up, whole_up), torch.where(fits, across, whole_across)
+    top = torch.where(fits, (down * (height - up + 1)).floor(), (height - whole_up) // 2)
+    left = torch.where(fits, (right * (width - across + 1)).floor(), (width - whole_across) // 2)
+    return torch.stack([top, left, up, across])
+
+
+class MemoryTransform:
+    """Images held on a device, uint8 (N, H, W, C), from which batches are taken, augmented or as they are."""
+
+    def __init__(
+        self, images: Tensor, preprocessing: Preprocessing, augmentation: Augmentation, device: torch.device
+    ) -> None:
+        self.size, self.pad = preprocessing.image_size, augmentation.pad
+        # Shifted images are windows of larger ones with a border; crops are shifted after they were scaled.
+        around = self.pad if augmentation.crop_scale is None else 0
+        edge = border(preprocessing)
+        height, width = self.size
+        padded = edge.expand(len(images), height + 2 * around, width + 2 * around, -1).clone()
+        padded[:, around : around + height, around : around + width] = images
+        self.images, self.border = padded.contiguous().to(device), edge.to(device).float()
+        self.rows, self.columns = torch.arange(height, device=device), torch.arange(width, device=device)
+
+    def __call__(self, index: Tensor, draws: Draws | None) -> Tensor:
+        """(n, C, H, W), channels last in memory, of the images of an index (n,) on the device.
+
+        uint8, but float where crops are scaled.
+        """
+        rows, columns = self.rows.expand(len(index), -1), self.columns.expand(len(index), -1)
+        if draws is not None:
+            columns = torch.where(draws.mirror[:, None], columns.flip(1), columns)
+            rows, columns = rows + draws.shift[0][:, None], columns + draws.shift[1][:, None]
+            if draws.crop is not None:
+                return self._scaled(index, rows - self.pad, columns - self.pad, draws.crop)
+        # One gather takes crop and mirror together and leaves channels last in memory.
+        return self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+    def _scaled(self, index: Tensor, rows: Tensor, columns: Tensor, crop: Tensor) -> Tensor:
+        """The pixels of crops scaled to the image size at rows (n, H) and columns (n, W), which may lie outside."""
+        height, width = self.size
+        top, left, up, across = crop[..., None]
+        # A crop is no larger than the image, so that it is scaled up: between the nearest two pixels of each axis.
+        y = ((rows + 0.5) * (up / height) - 0.5).clamp_min(0).minimum(up - 1) + top
+        x = ((columns + 0.5) * (across / width) - 0.5).clamp_min(0).minimum(across - 1) + left
+        images = self.images[index].permute(0, 3, 1, 2).float()
+        grid = torch.stack(
+            [
+                ((2 * x + 1) / width - 1)[:, None, :].expand(-1, height, -1),
+                ((2 * y + 1) / height - 1)[:, :, None].expand(-1, -1, width),
+            ],
+            -1,
+        )
+        scaled = F.grid_sample(images, grid, align_corners=False, padding_mode="border")
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        scaled = torch.where(inside[:, None], scaled, self.border.view(-1, 1, 1))
+        return scaled.contiguous(memory_format=torch.channels_last)

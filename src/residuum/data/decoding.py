@@ -1,0 +1,156 @@
+"""Image files: which endings count, and a file's size and pixels, by Pillow. Neither torch nor Pillow is loaded here.
+
+Pillow decodes in place of torchvision.io, whose decoder ends the whole process at a damaged PNG and is deprecated. Both
+use libjpeg-turbo and give the same pixels of a JPEG, full size, with the accurate transform.
+"""
+
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+from residuum.errors import DataError, first_line, quoted
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+# Endings that count as images, and Pillow's name of the format. Those that are drawings or that Pillow hands to another
+# program (EPS, WMF) are not among them.
+FORMATS = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".apng": "PNG", ".webp": "WEBP",
+    ".gif": "GIF", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM",
+    ".pnm": "PPM", ".avif": "AVIF", ".jp2": "JPEG2000", ".j2k": "JPEG2000", ".jpx": "JPEG2000", ".ico": "ICO",
+    ".sgi": "SGI", ".qoi": "QOI", ".dib": "DIB", ".tga": "TGA", ".pcx": "PCX",
+}  # fmt: skip
+# What a file is, its content says; but these have next to no signature, and count for files of their own ending alone.
+_UNSIGNED = ("DIB", "TGA", "PCX")
+_SIGNED = tuple(dict.fromkeys(name for name in FORMATS.values() if name not in _UNSIGNED))
+# Pixels of the largest image that is read, Pillow's own mark for a decompression bomb; it takes 7 bytes a pixel.
+LARGEST_IMAGE = 89_478_485
+_STRIP = 1 << 22  # pixels that are converted at a time, so that a large image is not there thrice
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_ORIENTATION = 274  # EXIF's tag
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends like that of an image."""
+    return os.path.splitext(name)[1].lower() in FORMATS  # noqa: PTH122 (called for each of a million files)
+
+
+def read_image(path: str, channels: int) -> "Tensor":
+    """An image file as uint8 (channels, H, W), channels 1 (grey) or 3 (RGB); raises `DataError` that names the file.
+
+    Turned as its EXIF says; of an animation the first frame; alpha is dropped, of 16 bits the upper 8 are kept, colour
+    profiles are not applied. Grey is the luma of ITU-R 601. A file that ends early is refused, and so is an image of
+    more than `LARGEST_IMAGE` pixels.
+    """
+    import numpy as np
+    import torch
+
+    if channels not in (1, 3):
+        raise DataError(f"an image file gives 1 channel (grey) or 3 (RGB), but {channels} are asked for")
+    with _opened(path) as image:
+        if channels == 1 and image.format == "JPEG":
+            image.draft("L", image.size)  # its own luma, without a way through RGB and back
+        image.load()
+        pixels = _turned(_pixels(image, channels), _orientation(image))
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Height and width of an image file as `read_image` gives them, from its header alone; raises `DataError`."""
+    with _opened(path) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+class _opened:  # noqa: N801 (a context manager, used like a function)
+    """An image whose header has been read; whatever a decoder says within the block becomes a `DataError`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.image: Any = None
+
+    def __enter__(self) -> Any:
+        from PIL import Image
+
+        try:
+            kind = os.stat(self.path).st_mode  # noqa: PTH116 (called for each of a million files)
+        except (OSError, ValueError):
+            raise DataError(f"there is no image file {quoted(self.path, 200)}") from None
+        if not stat.S_ISREG(kind):  # a pipe would be waited for
+            raise DataError(f"{quoted(self.path, 200)} is no regular file and is not read as an image")
+        own = FORMATS.get(os.path.splitext(self.path)[1].lower())  # noqa: PTH122
+        try:
+            self.image = Image.open(self.path, formats=(*_SIGNED, own) if own in _UNSIGNED else _SIGNED)
+        except Exception as error:
+            raise self._refusal(error) from None
+        width, height = self.image.size
+        if width * height > LARGEST_IMAGE:
+            self.image.close()
+            raise DataError(
+                f"{quoted(self.path, 200)} has {width} x {height} pixels and is not read: more than {LARGEST_IMAGE:,} "
+                "may be a decompression bomb; scale it down"
+            )
+        return self.image
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.image.close()
+        # Decoders meet damage with errors of any kind: OSError, SyntaxError, struct.error, zlib.error, IndexError, ...
+        if isinstance(error, Exception) and not isinstance(error, DataError):
+            raise self._refusal(error) from None
+
+    def _refusal(self, error: Exception) -> DataError:
+        from PIL import Image, UnidentifiedImageError
+
+        if isinstance(error, PermissionError):
+            return DataError(f"{quoted(self.path, 200)} may not be read; give yourself the right to")
+        if isinstance(error, UnidentifiedImageError):
+            reason = "it begins like none of the formats that are read"
+        elif isinstance(error, Image.DecompressionBombError):
+            reason = f"it has more than {LARGEST_IMAGE:,} pixels, perhaps a decompression bomb"
+        else:
+            reason = first_line(error).replace(self.path, "it")
+        return DataError(f"{quoted(self.path, 200)} cannot be decoded as an image ({reason})")
+
+
+def _pixels(image: Any, channels: int) -> "NDArray[np.uint8]":
+    """uint8 (H, W, channels) of a loaded image of any of Pillow's modes."""
+    import numpy as np
+
+    width, height = image.size
+    # Pillow gives a grey image of 16 bits in 32 where the format's reader is older.
+    sixteen = image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if image.mode in ("I", "F") and not sixteen:
+        raise ValueError("its values have 32 bits and no known range; save it with 8 or 16")
+    image.info.pop("transparency", None)  # else Pillow wants to keep it, and warns that it cannot
+    mode = image.mode if sixteen else "L" if channels == 1 else "RGB"
+    pixels = np.empty((height, width, channels), np.uint8)
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+        values = np.asarray(strip if strip.mode == mode else strip.convert(mode))
+        if sixteen:
+            values = (values.clip(0, 65535) >> 8).astype(np.uint8)
+        pixels[top : top + rows] = values if values.ndim == 3 else values[..., None]
+    return pixels
+
+
+def _orientation(image: Any) -> int:
+    """EXIF's number for how an image is to be turned, 1 to 8; 1 (not at all) where it says nothing that can be read."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF makes no image unreadable
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turned(pixels: "NDArray[np.uint8]", orientation: int) -> "NDArray[np.uint8]":
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels

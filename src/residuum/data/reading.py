@@ -1,0 +1,130 @@
+"""Image files read by worker processes. A worker that dies ends in one sentence that names the file it was reading."""
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torchvision.transforms.v2 import functional
+
+from residuum.data.decoding import read_image
+from residuum.errors import DataError, first_line, quoted
+
+TELL_EVERY = 10.0  # seconds between lines about how far reading has come
+_CHUNK = 1 << 20  # bytes that a worker hands over at once; containers often have 64 MB for all that is handed over
+_WORTH_A_WORKER = 2000  # small images that are decoded in about the time in which a process starts
+
+
+class Desk:
+    """What each worker is reading, in memory that all processes share."""
+
+    def __init__(self, paths: Sequence[str], workers: int) -> None:
+        self.paths = paths
+        self.slots = torch.full((max(workers, 1), 2), -1).share_memory_()  # type: ignore[no-untyped-call] # process id, number of its file
+
+    def read(self, index: int, channels: int) -> Tensor:
+        """The image of one file, noted for as long as it takes; raises `DataError`."""
+        worker = get_worker_info()
+        slot = self.slots[worker.id if worker is not None else 0]
+        slot[0], slot[1] = os.getpid(), index
+        image = read_image(self.paths[index], channels)
+        slot[1] = -1
+        return image
+
+    def batches(self, loader: "DataLoader[Any]") -> Iterator[Any]:
+        """What a loader gives; `DataError` where a worker dies or fails."""
+        before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+        iterator = iter(loader)
+        if before is not None:
+            # torch raises a worker's death wherever the main process is. Here it is found within five seconds, when
+            # the next batch is waited for, and told in a sentence.
+            with contextlib.suppress(ValueError):  # not the main thread: torch has set nothing either
+                signal.signal(signal.SIGCHLD, before)
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise self._failure(error) from None
+            yield batch
+
+    def _failure(self, error: RuntimeError) -> DataError:
+        text = first_line(error)
+        if "DataLoader worker" not in text:
+            return DataError(f"the images cannot be read: {text}")
+        dead = set(map(int, re.findall(r"\d+", text.partition(")")[0])))
+        reading = [self.paths[index] for process, index in self.slots.tolist() if index >= 0 and process in dead]
+        what = f"while it read {quoted(reading[0], 200)}" if reading else "between two images"
+        return DataError(
+            f"a worker process that reads images died {what} ({text}); if memory ran out, take fewer --workers or a "
+            "smaller batch, else look at that file"
+        )
+
+
+def leave_interrupts_to_the_main_process(worker: int) -> None:
+    """For a worker: Ctrl-C reaches the whole group, and the step under way needs its batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _Chunks(Dataset[Any]):
+    """Images brought to one size, some at a time; an item's key is where it begins and ends."""
+
+    def __init__(self, desk: Desk, size: tuple[int, int], channels: int) -> None:
+        self.desk, self.size, self.channels = desk, size, channels
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Tensor, dict[int, str]]:
+        begin, end = key
+        images = torch.zeros(end - begin, *self.size, self.channels, dtype=torch.uint8)
+        bad = {}
+        for index in range(begin, end):
+            try:
+                image = self.desk.read(index, self.channels)
+            except DataError as error:
+                bad[index] = str(error)
+                continue
+            if image.shape[1:] != self.size:
+                image = functional.resize(image, list(self.size), antialias=True)
+            images[index - begin] = image.permute(1, 2, 0)
+        return begin, images, bad
+
+
+def decoded(
+    paths: Sequence[str], size: tuple[int, int], channels: int, say: Callable[[str], None], *, stop_at_bad: bool
+) -> tuple[Tensor, dict[int, str]]:
+    """Images of files, brought to one size, as uint8 (N, H, W, C), and by number what is wrong with those that are bad.
+
+    All cores decode. `stop_at_bad` ends at the first bad one that is met.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, len(paths) // _WORTH_A_WORKER)
+    step = max(1, _CHUNK // (size[0] * size[1] * channels))
+    desk = Desk(paths, workers)
+    loader = DataLoader(
+        _Chunks(desk, size, channels),
+        batch_size=None,
+        sampler=[(begin, min(begin + step, len(paths))) for begin in range(0, len(paths), step)],
+        num_workers=workers,
+        generator=torch.Generator(),  # else the global one would be drawn from
+        worker_init_fn=leave_interrupts_to_the_main_process,
+    )
+    images = torch.empty(len(paths), *size, channels, dtype=torch.uint8)
+    bad: dict[int, str] = {}
+    told = time.monotonic()
+    if workers:
+        say(f"reading {len(paths):,} images into memory")
+    for begin, some, wrong in desk.batches(loader):
+        images[begin : begin + len(some)] = some
+        bad |= wrong
+        if wrong and stop_at_bad:
+            break
+        if time.monotonic() - told > TELL_EVERY:
+            told = time.monotonic()
+            say(f"{begin + len(some):,} of {len(paths):,} images are read")
+    return images, bad
