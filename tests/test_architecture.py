@@ -9,12 +9,7 @@ import residuum
 
 PACKAGE = Path(residuum.__file__).parent
 PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
-ROW = re.compile(r"^\| `([\w/.]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
-
-
-def room(parts):
-    """The folder or module of the top level that a module is in."""
-    return parts[0]
+ROW = re.compile(r"^\| `(\w+)` \| ([^|]+) \| [^|]+ \| [^|]+ \|$", re.MULTILINE)
 
 
 def imports():
@@ -45,30 +40,33 @@ def is_room(name):
     return (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()
 
 
-def table():
-    """Room to what it knows and to what knows it, as the page says; in the page's order."""
-
-    def names(cell):
-        return set(re.findall(r"`(\w+)`", cell))
-
-    rows = ROW.findall(PAGE.read_text(encoding="utf-8"))
-    return {name.split(".")[0].strip("/"): (names(knows), names(known)) for name, _, knows, known in rows}
-
-
-def test_each_room_knows_what_the_table_says():
+def rows():
+    """The rows of the page's table as the source would have them, in the page's order and with its words."""
     actual = imports()
-    assert {name: knows for name, (knows, _) in table().items()} == actual
+
+    def words(names, itself):
+        others = set(actual) - set(names) - {itself}
+        if len(others) <= len(actual) / 4:
+            return f"all but {', '.join(f'`{name}`' for name in order if name in others)}"
+        return ", ".join(f"`{name}`" for name in order if name in names) or "nothing"
+
+    found = ROW.findall(PAGE.read_text(encoding="utf-8"))
+    order = [name for name, _ in found]
+    assert sorted(order) == sorted(actual), "the table has a row for each room"
+    for name, purpose in found:
+        known = {other for other, knows in actual.items() if name in knows}
+        yield f"| `{name}` | {purpose} | {words(actual[name], name)} | {words(known, name)} |"
 
 
-def test_each_room_is_known_by_what_the_table_says():
-    actual = imports()
-    known = {name: {other for other, knows in actual.items() if name in knows} for name in actual}
-    assert {name: by for name, (_, by) in table().items()} == known
+def test_the_table_says_what_each_room_knows_and_what_knows_it():
+    page = PAGE.read_text(encoding="utf-8").splitlines()
+    for row in rows():
+        assert row in page
 
 
 def test_no_import_points_up():
-    order = list(table())
-    up = [(name, other) for name, knows in imports().items() for other in knows if order.index(other) >= order.index(name)]
+    order = [name for name, _ in ROW.findall(PAGE.read_text(encoding="utf-8"))]
+    up = [(one, other) for one, knows in imports().items() for other in knows if order.index(other) >= order.index(one)]
     assert up == []
 
 
@@ -84,3 +82,7 @@ def test_the_modules_of_a_room_import_one_another_in_no_circle():
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(begins)
             }
         list(TopologicalSorter(graph).static_order())  # raises for a circle
+
+
+if __name__ == "__main__":  # the rows, to be put into the page
+    print("\n".join(rows()))
