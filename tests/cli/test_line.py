@@ -22,7 +22,7 @@ class Optimizer:
     """What changes the weights."""
 
     lr: Annotated[float, Within("(0, 10]"), tyro.conf.arg(aliases=("--lr",))] = 0.1
-    nesterov: bool = True
+    nesterov: Annotated[bool, tyro.conf.arg(aliases=("--nesterov",))] = True
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Sail:
     wind: Literal["calm", "storm"] = "calm"
     cargo: int | Literal["auto"] = "auto"
     fast: bool = False
+    found: Annotated[int | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
 
 
 def sail(*args):
@@ -77,6 +78,7 @@ def test_each_kind_of_flag_reaches_its_field():
 def test_a_flag_has_other_names_and_the_last_one_counts():
     assert sail("x", "--optimizer.lr", "1", "--lr", "3").optimizer.lr == 3
     assert sail("x", "--area", "1", "2", "--area", "None").area is None
+    assert not sail("x", "--optimizer.nesterov", "--no-nesterov").optimizer.nesterov
 
 
 def test_a_list_leaves_its_last_word_to_a_positional_that_has_none():
@@ -103,6 +105,7 @@ def test_a_list_leaves_its_last_word_to_a_positional_that_has_none():
         (f"x --cargo {'9' * 6000}", "--cargo is '9999"),
         ("--fast", "sail needs BOAT"),
         ("x --fast=yes", "--fast"),
+        ("x --found 3", "no flag '--found'"),
     ],
 )
 def test_a_wrong_line_is_answered_with_what_to_write(args, says):

@@ -244,7 +244,7 @@ def line(rng: random.Random, name: str) -> list[str]:
             groups.append([rng.choice(list(PRESETS)) if preset else rng.choice(TEXTS[1:]).replace("\0", "")])
     rng.shuffle(groups)
     if rng.random() < 0.05:
-        groups.insert(rng.randrange(len(groups) + 1), [rng.choice(("-h", "--help", "--", "-x", "extra", ""))])
+        groups.insert(rng.randrange(len(groups) + 1), [rng.choice(("-h", "--help", "--", "-x", "extra", " "))])
     return [name, *(word for group in groups for word in group), *REFUSED.get(name, [])]
 
 

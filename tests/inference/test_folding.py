@@ -206,12 +206,13 @@ def test_what_cannot_be_is_refused_in_a_sentence():
 
 @pytest.mark.slow
 def test_top1_of_a_trained_network_is_unchanged_and_predict_says_it(command, tmp_path, monkeypatch):
-    from residuum.data.catalog import facts
-    from residuum.data.sources import normalise, open_source
+    from residuum.data.catalog import scan
+    from residuum.data.settings import DataSettings
+    from residuum.data.sources import normalise, open_dataset
 
     monkeypatch.chdir(tmp_path)
     assert command("train", "--epochs", 12, "--out", "run").code == 0
-    digits = open_source(facts("digits"), channels=1, image_size=0, root=tmp_path, skip_bad_images=False)
+    digits = open_dataset(scan("digits"), DataSettings(), channels=1, cache=tmp_path)
     model = load(tmp_path / "run" / "weights.safetensors").eval()
     pixels = digits.test.images.permute(0, 3, 1, 2)
     images = normalise(pixels, digits.preprocessing)

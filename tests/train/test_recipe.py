@@ -173,5 +173,13 @@ def test_an_execution_comes_back_from_toml():
         assert Execution.from_toml(execution.to_toml()) == execution
 
 
+def test_the_cache_is_the_one_of_all_downloads_unless_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("RESIDUUM_CACHE", str(tmp_path))
+    assert Execution().cache_folder == tmp_path
+    assert Execution(cache=str(tmp_path / "other")).cache_folder == tmp_path / "other"
+    with pytest.raises(ConfigError, match="cache is '~nobody-at-all/x'"):
+        _ = Execution(cache="~nobody-at-all/x").cache_folder
+
+
 def test_recipe_and_execution_share_no_name():
     assert not {f.name for f in dataclasses.fields(Execution)} & {f.name for f in dataclasses.fields(Recipe)}

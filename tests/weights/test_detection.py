@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from residuum import PRESETS, ResNet, ResNetConfig, WeightsError, infer_config
+from residuum import PRESETS, ResNetConfig, WeightsError, infer_config
+from residuum.weights.checkpoint import on_meta
 from residuum.weights.converting import in_layout
 from residuum.weights.detection import _as_seen, fitting_presets
 from residuum.weights.layouts import LAYOUTS, check_layout
@@ -11,8 +12,7 @@ from residuum.weights.published import UNSEEN
 
 
 def weights(config):
-    with torch.device("meta"):
-        return ResNet(config).state_dict()
+    return on_meta(config).state_dict()
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -53,6 +53,7 @@ class Option:
         if self.kind is bool:
             path, dot, last = self.name.rpartition(".")
             found.append(f"--{path}{dot}no-{last}")
+            found += [f"--no-{name[2:]}" for name in self.aliases if name.startswith("--")]
         found += self.aliases
         return found + [flag for name in found if (flag := f"--{name[2:].replace('-', '_')}") not in found]
 
@@ -106,12 +107,10 @@ def read(kind: type, args: Sequence[str], prog: str) -> Line:
 
 
 def build(kind: type, default: Any, line: Line, prog: str) -> Any:
-    """The command, an instance of `kind`: `default` with what the line gives. Prints the help where the line asks.
+    """The command, an instance of `kind`: `default` with what the line gives.
 
     Raises what a config in it raises, in place of tyro's own words.
     """
-    if line.asks_help:
-        return tyro.cli(kind, default=default, prog=prog, args=["--help"])
     words: list[str] = []
     positionals: list[str] = []
     for option in options_of(kind):
@@ -134,6 +133,12 @@ def build(kind: type, default: Any, line: Line, prog: str) -> Any:
         raise _cause(ended) or ConfigError(f"{_plain(said.getvalue())}; {_ask(prog)}") from None
 
 
+def print_help(kind: Any, prog: str, **about: Any) -> None:
+    """Print the help that tyro writes; `about` is its `default` or `description`."""
+    with contextlib.suppress(SystemExit):
+        tyro.cli(kind, prog=prog, args=["--help"], **about)
+
+
 @cache
 def options_of(kind: type, prefix: str = "") -> tuple[Option, ...]:
     """Flags and positionals of a command's class, named as tyro names them; nested configs are walked through."""
@@ -153,6 +158,8 @@ def options_of(kind: type, prefix: str = "") -> tuple[Option, ...]:
             aliases = getattr(extra, "aliases", None) or aliases
             above = "" if getattr(extra, "prefix_name", None) is False else above
         full = ".".join(part for part in (above, name) if part)
+        if tyro.conf.Fixed in extras or tyro.conf.Suppress in extras:
+            continue
         if dataclasses.is_dataclass(hint):
             found += options_of(hint, full)  # type: ignore[arg-type]
         else:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from residuum.cli import bench, convert, evaluate, inspect, plan, predict, presets, recipes, summary, train
 from residuum.cli.console import open_console, say
-from residuum.cli.line import Line, build, read
+from residuum.cli.line import Line, build, print_help, read
 from residuum.errors import ConfigError, ResiduumError, nearest, quoted
 
 
@@ -57,7 +57,11 @@ def run(args: Sequence[str]) -> int:
         raise ConfigError(f"{wrong}{nearest(name, COMMANDS) or known}")
     command, prog = COMMANDS[name], f"residuum {name}"
     line = read(command.kind, args[1:], prog)
-    return command.run(build(command.kind, command.defaults(line), line, prog), console)
+    defaults = command.defaults(line)
+    if line.asks_help:
+        print_help(command.kind, prog, default=defaults)
+        return 0
+    return command.run(build(command.kind, defaults, line, prog), console)
 
 
 def _help() -> None:
@@ -65,12 +69,8 @@ def _help() -> None:
     for name, command in COMMANDS.items():
         first_sentence = (command.kind.__doc__ or "").split(". ")[0].rstrip(".")
         kinds.append(Annotated[command.kind, tyro.conf.subcommand(name, description=first_sentence)])
-    tyro.cli(  # type: ignore[call-overload]
-        Union[tuple(kinds)],  # noqa: UP007
-        prog="residuum",
-        args=["--help"],
-        description="The residual network family in PyTorch, from one config.",
-    )
+    about = "The residual network family in PyTorch, from one config."
+    print_help(Union[tuple(kinds)], "residuum", description=about)  # noqa: UP007
 
 
 def main() -> None:

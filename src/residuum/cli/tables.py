@@ -16,7 +16,7 @@ from residuum.draw import traits
 from residuum.errors import ConfigError, nearest, quoted
 from residuum.presets import PRESETS, list_presets, usual_image_size
 
-_NOTE = "A MAC is one multiply-add, two FLOP. Activations are what training keeps for the backward pass."
+_NOTE = "A MAC is one multiply-add, two FLOP. Kept are the activations that the backward pass of training needs."
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def summarise(
     say(console, Text(name, "bold"), f": depth {config.depth}, {batch_size} x {height}x{width}, {precision}")
     if traits(config):
         console.print(", ".join(traits(config)))
-    table = figures_table("part", ("output", "blocks", "parameters", "GMAC", "activations"))
+    table = figures_table("part", ("output", "blocks", "parameters", "GMAC", "kept, MiB"))
     for part in parts:
         shape = "x".join(str(n) for n in part.shape)
         figures = (f"{part.parameters:,}", gigas(part.macs), _mebibytes(part.activation_bytes))
@@ -110,7 +110,7 @@ def _by_layer(console: Console, parts: list[PartCost]) -> None:
 
 
 def _mebibytes(count: int) -> str:
-    return f"{count / 2**20:,.1f} MiB"
+    return f"{count / 2**20:,.1f}"
 
 
 def print_presets(console: Console, pattern: str) -> None:
@@ -120,13 +120,12 @@ def print_presets(console: Console, pattern: str) -> None:
     """
     names = list_presets(pattern if any(c in pattern for c in "*?[") else f"*{pattern}*")
     if not names:
-        raise ConfigError(
-            f"no preset's name fits {quoted(pattern)}{nearest(pattern, PRESETS)} ('residuum presets' lists all)"
-        )
+        hint = nearest(pattern, PRESETS) or "; 'residuum presets' lists all"
+        raise ConfigError(f"no preset's name fits {quoted(pattern)}{hint}")
     table = figures_table("preset", ("depth", "parameters", "GMAC", "image"))
     for name in track(names, "counting", console=console, transient=True, disable=not console.is_terminal):
         config, size = PRESETS[name], usual_image_size(name)
         parameters, macs = totals(config, size)
         table.add_row(name, str(config.depth), f"{parameters:,}", gigas(macs), f"{size[0]}x{size[1]}")
     show(console, table)
-    console.print(_NOTE.partition(" Activ")[0], style="dim")
+    console.print(_NOTE.partition(" Kept")[0], style="dim")

@@ -37,7 +37,7 @@ class Train:
     out: Path | None = None
     # run folder to go on with; its recipe stands
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    # only print recipe, steps, learning rates, and the time and memory expected; nothing is written
+    # only print recipe, steps, learning rates, and the time and memory to expect; no run folder is made
     dry_run: bool = False
     # what was found where the data is, for the defaults
     catalog: Annotated[Catalog | None, tyro.conf.Fixed, tyro.conf.Suppress] = None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from residuum.errors import ConfigError, quoted
+from residuum.files import cache_folder
 from residuum.units import parse_size
 from residuum.validation import AtLeast, Within, check, parse_toml, refuse_unknown, toml_lines
 
@@ -20,8 +21,8 @@ class Execution:
     workers: Annotated[int, AtLeast(0)] = 2
     # budget such as 4GB that a step is made to fit by activation checkpointing; auto is what is free
     memory: str | None = None
-    # folder for datasets that are downloaded
-    cache: str = "~/.cache/residuum"
+    # folder for datasets that are downloaded; RESIDUUM_CACHE, or else ~/.cache/residuum, where left out
+    cache: str | None = None
     # seconds between saves of the state within an epoch; it is saved after each epoch too
     save_every: Annotated[float, Within("(0, 1e9]")] = 600.0
     # look at the test split once, after the last epoch
@@ -34,9 +35,9 @@ class Execution:
 
     @property
     def cache_folder(self) -> Path:
-        """The cache, `~` spelled out; raises `ConfigError` for the home of a user that there is not."""
+        """The folder of the cache, which need not be there yet; raises `ConfigError` for a `~name` without a home."""
         try:
-            return Path(self.cache).expanduser()
+            return cache_folder() if self.cache is None else Path(self.cache).expanduser()
         except RuntimeError:
             raise ConfigError(f"cache is {quoted(self.cache)}; it must be a folder, and that user has none") from None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from residuum.config import CONVS, ResNetConfig
 from residuum.errors import ConfigError, WeightsError, quoted
@@ -72,8 +73,25 @@ def expected_state(config: ResNetConfig, tensors: Mapping[str, Tensor], source: 
         raise WeightsError(
             f"{source} says a network of {convolutions} convolutions, but holds {len(tensors)} tensors; it is damaged"
         )
-    with torch.device("meta"):
-        return ResNet(config).state_dict()
+    return on_meta(config).state_dict()
+
+
+def on_meta(config: ResNetConfig) -> ResNet:
+    """A config's network on the meta device: names and shapes, and no data."""
+    with torch.device("meta"), Undrawn():
+        return ResNet(config)
+
+
+class Undrawn(TorchFunctionMode):
+    """Leaves out the random numbers of initialisation, for networks whose weights come from elsewhere.
+
+    On the meta device they cost most: torch decomposes them there, and imports its compiler for that (2 s).
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]  # torch.nn.init hands it over by name
+        return func(*args, **(kwargs or {}))
 
 
 def check_kinds(tensors: Mapping[str, Tensor], source: str) -> None:
@@ -170,14 +188,19 @@ def fit(
 
 def _check_finite(state: State, mine: Mapping[str, Tensor], source: str) -> None:
     """Refuse what is no number, or will be none in the network's type."""
-    bad = []
-    for name, value in state.items():
-        if value.is_floating_point():
-            narrow = mine[name].dtype.itemsize < value.itemsize and mine[name].is_floating_point()
-            if not (value.to(mine[name].dtype) if narrow else value).isfinite().all():
-                bad.append(name)
+    bad = [name for name, value in state.items() if not finite(value, mine[name].dtype)]
     if bad:
         raise WeightsError(f"{source} holds NaN or infinity in {some(bad)}; these weights are of no use")
+
+
+def finite(value: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether all of a tensor are numbers, and are in `dtype` too; needs no memory of the tensor's size."""
+    if not value.is_floating_point() or not value.numel():
+        return True
+    if value.dtype not in FLOATING:  # types of eight bits and fewer have few operations
+        value = value.float()
+    ends = torch.stack(value.detach().aminmax())  # NaN if any is
+    return bool(ends.isfinite().all() and (dtype is None or ends.to(dtype).isfinite().all()))
 
 
 def _adapt_stem(state: State, mine: Mapping[str, Tensor]) -> list[str]:

@@ -13,10 +13,10 @@ from residuum.config import ResNetConfig
 from residuum.errors import WeightsError, quoted
 from residuum.files import write_text, write_whole
 from residuum.preprocessing import Preprocessing
-from residuum.weights.checkpoint import State, expected_state
+from residuum.weights.checkpoint import State, expected_state, finite, unlike
 from residuum.weights.detection import fitting_presets, infer_config
 from residuum.weights.files import fit_whole, read_checkpoint, write_ours
-from residuum.weights.layouts import LAYOUTS, check_layout, to_theirs
+from residuum.weights.layouts import LAYOUTS, check_layout, rename, to_theirs
 from residuum.weights.published import hugging_face_config, hugging_face_processor
 from residuum.weights.reading import shown
 
@@ -36,13 +36,22 @@ class Inspection:
     not_finite: tuple[str, ...]
     classes: tuple[str, ...] | None
     preprocessing: Preprocessing | None
-    notes: tuple[str, ...]  # on how the network was found in the file, in sentences
+    notes: tuple[str, ...]  # on how the network was found in the file, and what is wrong with it, in sentences
 
 
 def inspect(source: object, *, prefix: str | None = None) -> Inspection:
     """Look into any source that `read_checkpoint` reads, without building its network; raises `WeightsError`."""
     checkpoint = read_checkpoint(source, prefix=prefix)
     presets, differing = fitting_presets(infer_config(checkpoint.tensors))
+    expected = expected_state(checkpoint.config, checkpoint.tensors, checkpoint.source)
+    names = rename(checkpoint.tensors, LAYOUTS[checkpoint.layout], expected)
+    ours = {new: checkpoint.tensors[old] for old, new in names.items()}
+    # Counters, which frozen norms do not have, and classifiers that are a 1x1 convolution are no fault.
+    expected = {name: value for name, value in expected.items() if name in ours or "num_batches" not in name}
+    ours = {
+        name: value.flatten(1) if name == "fc.weight" and value.ndim == 4 else value for name, value in ours.items()
+    }
+    wrong = unlike(ours, expected)
     floating = {name: value for name, value in checkpoint.tensors.items() if value.is_floating_point()}
     return Inspection(
         checkpoint.layout,
@@ -51,18 +60,11 @@ def inspect(source: object, *, prefix: str | None = None) -> Inspection:
         tuple(differing),
         sum(value.numel() for name, value in floating.items() if "running_" not in name),
         tuple(sorted({str(value.dtype).removeprefix("torch.") for value in floating.values()})),
-        tuple(name for name, value in floating.items() if not _finite(value)),
+        tuple(name for name, value in floating.items() if not finite(value)),
         checkpoint.classes,
         checkpoint.preprocessing,
-        checkpoint.notes,
+        (*checkpoint.notes, *([f"this is no whole network of its config: {wrong}"] if wrong else [])),
     )
-
-
-def _finite(value: Tensor) -> bool:
-    try:
-        return bool(value.isfinite().all())
-    except RuntimeError:  # types of eight bits and fewer, which have no such operation
-        return bool(value.float().isfinite().all())
 
 
 def convert(source: object, target: str | Path, to: str, *, prefix: str | None = None) -> ResNetConfig:

@@ -20,7 +20,7 @@ from residuum.errors import ConfigError, WeightsError, quoted, shortened
 from residuum.files import write_whole
 from residuum.nn.resnet import ResNet
 from residuum.preprocessing import Preprocessing
-from residuum.weights.checkpoint import Checkpoint, Fit, State, check_kinds, expected_state, fit, some, unlike
+from residuum.weights.checkpoint import Checkpoint, Fit, State, Undrawn, check_kinds, expected_state, fit, some, unlike
 from residuum.weights.hubs import hub_folder, is_reference, torchvision_weights
 from residuum.weights.networks import Network, choose
 from residuum.weights.published import Said, beside, check_classes
@@ -154,7 +154,8 @@ def load(source: object, *, prefix: str | None = None) -> ResNet:
     state = checkpoint.tensors  # of a file of ours they were compared with its config
     if not checkpoint.metadata:
         state = fit_whole(state, checkpoint.layout, checkpoint.config, checkpoint.source).state
-    model = ResNet(checkpoint.config)
+    with Undrawn():
+        model = ResNet(checkpoint.config)
     model.load_state_dict(state, strict=False)
     take_over(model, checkpoint, head="fc.weight" in state)
     return model.eval()

@@ -11,9 +11,13 @@ from torch import Tensor
 
 from residuum.errors import WeightsError
 
-MOST_OPERATIONS = 2_000_000  # a checkpoint of a thousand layers with its optimizer has 100,000
+MOST_OPERATIONS = 1_000_000  # a checkpoint of a thousand layers with its optimizer has 100,000
 DEEPEST = 100  # containers within containers
 _MARKED = frozenset(op.name for op in pickletools.opcodes if pickletools.markobject in op.stack_before)
+_NAMED = frozenset({"MARK", "GLOBAL", "GET", "BINGET", "LONG_BINGET", "EXT1", "EXT2", "EXT4"})
+_ATOMS = frozenset(
+    op.name for op in pickletools.opcodes if not op.stack_before and len(op.stack_after) == 1 and op.name not in _NAMED
+)
 _GROWS = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
 _MAKES = frozenset({
     "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST", "DICT", "FROZENSET", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST",
@@ -28,20 +32,24 @@ def named_in(stream: IO[bytes]) -> set[str]:
     that what reads it afterwards meets no bomb, and `ValueError` for bytes that are no pickle.
     """
     found: set[str] = set()
-    # Of each value on the stack: how deep it nests, or the text that it is.
-    stack: list[int | str] = []
+    # Of each value on the stack: how deep it nests, how large it is where what it repeats is counted each time, and
+    # the text that it is. A hash looks at all of that size.
+    stack: list[tuple[int, int, str]] = []
     marks: list[int] = []
-    memo: dict[int, int | str] = {}
+    memo: dict[int, tuple[int, int, str]] = {}
     for count, (op, arg, _) in enumerate(pickletools.genops(stream)):
         name = op.name
         if count > MOST_OPERATIONS:
-            raise WeightsError("it has more parts than any weights")
+            raise WeightsError("has more parts than any weights")
+        if name in _ATOMS:
+            stack.append((0, 1, arg if isinstance(arg, str) and len(arg) <= 200 else ""))
+            continue
         if name == "MARK":
             marks.append(len(stack))
             continue
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             slot = len(memo) if name == "MEMOIZE" else int(arg or 0)
-            if not 0 <= slot <= MOST_OPERATIONS or not stack:
+            if not 0 <= slot <= 2 * MOST_OPERATIONS or not stack:
                 raise ValueError("a place for a value that cannot be")
             memo[slot] = stack[-1]
             continue
@@ -64,18 +72,27 @@ def named_in(stream: IO[bytes]) -> set[str]:
         if name in ("GLOBAL", "INST"):
             found.add(str(arg).replace(" ", ".", 1))
         elif name == "STACK_GLOBAL":
-            found.add(".".join(map(str, taken)))
+            found.add(".".join(text for _, _, text in taken))
         elif name in ("EXT1", "EXT2", "EXT4"):
             found.add("copyreg.extension")
-        deep = 0
-        if taken and (name in _GROWS or name in _MAKES):
-            depths = [d if isinstance(d, int) else 0 for d in taken]
-            deep = max(depths[0], 1 + max(depths[1:], default=-1)) if name in _GROWS else 1 + max(depths)
-            if deep > DEEPEST:
-                raise WeightsError("it nests deeper than any weights")
-        text = isinstance(arg, str) and not taken and len(arg) <= 200
-        stack.extend([str(arg) if text else deep] * len(op.stack_after))
+        if op.stack_after:
+            stack.extend([_made(name, arg, taken)] * len(op.stack_after))
     return found
+
+
+def _made(name: str, arg: object, taken: list[tuple[int, int, str]]) -> tuple[int, int, str]:
+    """Depth, size and text of what an opcode leaves on the stack; raises `WeightsError` for a bomb."""
+    if name in _GROWS:  # what is first grows, and is never hashed
+        deep = max(taken[0][0], 1 + max((depth for depth, _, _ in taken[1:]), default=-1))
+        size = 1
+    elif name in _MAKES and taken:
+        deep = 1 + max(depth for depth, _, _ in taken)
+        size = 1 + sum(size for _, size, _ in taken)
+    else:
+        return 0, 1, arg if isinstance(arg, str) and len(arg) <= 200 else ""
+    if deep > DEEPEST or size > MOST_OPERATIONS:
+        raise WeightsError("nests deeper than any weights")
+    return deep, size, ""
 
 
 class Array:

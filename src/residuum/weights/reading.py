@@ -212,7 +212,10 @@ def _pickled(path: Path, mapped: mmap.mmap, *, legacy: bool) -> object:
 def _torch(path: Path, *, mapped: bool) -> object:
     replaced: list[Any] = [(stand_in, name) for name, stand_in in stand_ins().items() if name.startswith("numpy")]
     with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace, *replaced]):
-        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
+        if mapped and not path.name.endswith(".safetensors"):
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as file:  # of a path torch would ask the ending
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -5,7 +5,6 @@ torch's private surface is used here for hooks, which no public function lists.
 
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
@@ -14,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, WeightsError, quoted
 from residuum.nn.resnet import ResNet
-from residuum.weights.checkpoint import State, check_kinds, unlike
+from residuum.weights.checkpoint import State, check_kinds, on_meta, unlike
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 # Of layers: what matters in training alone, or changes speed and memory but no result.
@@ -42,8 +41,7 @@ def whole_network(model: nn.Module) -> tuple[ResNetConfig, State]:
     _refuse_additions(network)
     state = {_plain(name): tensor for name, tensor in network.state_dict().items()}
     config = _told(network)
-    with torch.device("meta"):
-        like = ResNet(config)
+    like = on_meta(config)
     check_kinds(state, "the network")
     wrong = unlike(state, like.state_dict())
     if wrong:
@@ -100,7 +98,8 @@ def _refuse_additions(network: ResNet) -> None:
                 f"nothing was saved: {at} has a forward hook, which no file can carry; remove it by its handle first"
             )
         replaced = vars(module).get("forward")
-        if replaced is not None and not _of_ours(replaced):
+        compiled = "_orig_mod" in module._modules
+        if replaced is not None and not compiled and not _of_ours(replaced):
             raise WeightsError(f"nothing was saved: the forward of {at} was replaced, which no file can carry")
         if any(hasattr(parameter, "full_tensor") for parameter in module._parameters.values()):
             raise WeightsError(
