@@ -1,6 +1,6 @@
 """Plans for budgets from the least to the most, and the uniform modes: predicted and measured peak and slowdown.
 
-Run `python benchmarks/plans.py [--model resnet152] [--batch 8] [--budgets 6] [--rounds 9]`. CPU, bf16 autocast,
+Run `python benchmarks/plans.py [--model resnet152] [--batch-size 8] [--budgets 6] [--rounds 9]`. CPU, bf16 autocast,
 channels-last, SGD with momentum.
 
 The peak is of all tensors of a step, as a plan's is: parameters, buffers, momentum and images by their size, the rest
@@ -23,7 +23,7 @@ from torch import nn
 import residuum
 from residuum.bench.machine import describe
 from residuum.devices import keep_freed_memory
-from residuum.memory import MODES, Live, Plan, Planner
+from residuum.memory import MODES, Live, Plan, Planner, choose_in_place
 from residuum.presets import usual_image_size
 
 
@@ -34,6 +34,7 @@ class Step:
         torch.manual_seed(0)
         config = residuum.preset(name)
         self.model = residuum.create(config).to(memory_format=torch.channels_last)
+        choose_in_place(self.model, torch.device("cpu"), torch.bfloat16)  # as training does
         self.size = usual_image_size(name)
         self.images = torch.randn(batch, config.in_channels, *self.size).to(memory_format=torch.channels_last)
         self.labels = torch.randint(config.num_classes, (batch,))
@@ -70,18 +71,18 @@ def quartiles(ratios: list[float]) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="resnet152")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--budgets", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     keep_freed_memory()
-    step = Step(options.model, options.batch)
+    step = Step(options.model, options.batch_size)
     begin = time.perf_counter()
-    planner = Planner(step.model, size=step.size, dtype=torch.bfloat16)
-    uniform = [planner.uniform(options.batch, mode) for mode in MODES]
+    planner = Planner(step.model, image_size=step.size, dtype=torch.bfloat16)
+    uniform = [planner.uniform(options.batch_size, mode) for mode in MODES]
     took = time.perf_counter() - begin
-    budgets = np.linspace(planner.least(options.batch), uniform[0].peak, options.budgets).astype(int).tolist()
-    plans: list[Plan] = [*uniform, *(planner.plan(options.batch, budget) for budget in budgets)]
+    budgets = np.linspace(planner.least(options.batch_size), uniform[0].peak, options.budgets).astype(int).tolist()
+    plans: list[Plan] = [*uniform, *(planner.plan(options.batch_size, budget) for budget in budgets)]
     step.passes()
     step.optimizer.step()
     peaks = []
@@ -96,7 +97,7 @@ def main() -> None:
             plans[i].apply(step.model)
             step.passes()
             times[i].append(step.seconds())
-    title = f"{options.model}, batch {options.batch}, planned in {took:.1f} s: {describe('cpu')}"
+    title = f"{options.model}, batch {options.batch_size}, planned in {took:.1f} s: {describe('cpu')}"
     table = Table("plan", title=title, title_justify="left")
     for heading in ("peak: predicted, MB", "measured, MB", "slowdown: predicted", "measured", "quartiles"):
         table.add_column(heading, justify="right")

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from residuum import cli
+from tests.train.runs import each_step, finished, stopped  # noqa: F401 (fixtures of several rooms)
 
 
 def pytest_collection_modifyitems(items):

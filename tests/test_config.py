@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import time
 
 import pytest
 
@@ -16,7 +17,7 @@ WRONG = {
     "reduce_first": [0, 1.5, 100],
     "first_stride": [0, 3],
     "weight_standardization": [1],
-    "width": [0, -1.0, 65, float("nan"), float("inf"), "1", True],
+    "width": [0, -1.0, 1e-300, 65, 10**400, float("nan"), float("inf"), "1", True],
     "stem": ["conv9", None],
     "stem_width": [0, "64", 64.0],
     "stem_pool": ["avg"],
@@ -50,7 +51,7 @@ def test_a_wrong_value_is_refused_with_the_field_named(name, value):
     assert name in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "allowed"), [("stem", "conv7, deep, tiered, conv3"), ("width", r"\(0, 64\]")])
+@pytest.mark.parametrize(("name", "allowed"), [("stem", "conv7, deep, tiered, conv3"), ("width", r"\[0.01, 64\]")])
 def test_the_message_says_what_was_given_and_what_is_allowed(name, allowed):
     with pytest.raises(ConfigError, match=f"{name} is 'odd'.*must be|{name} is 'odd'") as caught:
         ResNetConfig(**{name: "odd"})
@@ -191,3 +192,30 @@ def test_output_stride_turns_strides_into_dilation(output_stride, strides, dilat
 )
 def test_depth_counts_weighted_layers_as_the_papers_do(name, depth):
     assert preset(name).depth == depth
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"depths": (1,) * 17, "widths": (8,) * 17}, "for 1 to 16 stages"),
+        ({"depths": (1,) * 10**5, "widths": (8,) * 10**5}, "for 1 to 16 stages"),
+        ({"depths": (1001, 1, 1, 1)}, "depths"),
+        ({"widths": (2**20,) * 4}, "give 4194304 channels"),
+        ({"widths": (2**20,) * 4, "width": 64.0, "width_per_group": 2**20, "groups": 2**20}, "channels"),
+        ({"stem_width": 2**20, "width": 64.0}, "channels"),
+        ({"widths": (2**18,) * 4}, "weights"),
+        ({"in_channels": 2**63}, "in_channels"),
+        ({"num_classes": 10**5000}, "num_classes"),
+    ],
+)
+def test_networks_beyond_any_machine_are_refused_at_once(fields, says):
+    begin = time.perf_counter()
+    with pytest.raises(ConfigError, match=says):
+        ResNetConfig(**fields)
+    assert time.perf_counter() - begin < 5
+
+
+def test_the_deepest_network_is_made_of_its_fields_at_once():
+    begin = time.perf_counter()
+    assert sum(len(stage.blocks) for stage in ResNetConfig(depths=(1000,) * 16, widths=(64,) * 16).stages) == 16000
+    assert time.perf_counter() - begin < 5

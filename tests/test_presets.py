@@ -3,6 +3,7 @@
 import pytest
 
 from residuum import PRESETS, ConfigError, create, preset
+from residuum.presets import list_presets, usual_image_size
 
 TORCHVISION = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
@@ -39,3 +40,31 @@ def test_create_changes_fields_and_takes_a_config_too():
     assert create(model.config, num_classes=5).fc.out_features == 5
     with pytest.raises(ConfigError, match="'classes' is not a field"):
         create("resnet18", classes=10)
+
+
+def test_presets_are_listed_by_pattern():
+    assert list_presets() == list(PRESETS)
+    found = list_presets("*resnext*_32x4d")
+    assert {"resnext50_32x4d", "seresnext26t_32x4d"} <= set(found)
+    assert all("resnext" in name and name.endswith("_32x4d") for name in found)
+    assert list_presets("vgg*") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("resnet50", (224, 224)),
+        ("cifar_resnet20", (32, 32)),
+        ("cifar_preresnet110", (32, 32)),
+        ("digits_resnet", (8, 8)),
+    ],
+)
+def test_a_preset_knows_the_size_of_its_images(name, size):
+    assert usual_image_size(name) == size
+    with pytest.raises(ConfigError, match="no preset"):
+        usual_image_size(f"{name}x")
+
+
+def test_a_variant_is_costed_at_the_image_size_of_its_preset(command):
+    shown = command("summary", "cifar_resnet20", "--in-channels", "1").out
+    assert "32x32" in shown

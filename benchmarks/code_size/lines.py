@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.code_size.changes.code import code_numbers
 
-from residuum.errors import ConfigError
+from residuum.errors import ConfigError, quoted
 
 Reference = tuple[str, str]  # a module's dotted name, and a name in it
 
@@ -32,12 +32,19 @@ class Definition:
 
 DEFINITIONS = {
     "brute_force": Definition(
-        "residuum", (("benchmarks.code_size.brute_force", "ResNet50"),), ("benchmarks.code_size.brute_force",)
+        "benchmarks", (("benchmarks.code_size.brute_force", "ResNet50"),), ("benchmarks.code_size.brute_force",)
     ),
     "residuum": Definition(
         "residuum",
-        (("residuum.nn.resnet", "create"),),
-        ("residuum.config", "residuum.nn.blocks", "residuum.nn.resnet", "residuum.presets"),
+        (("residuum.nn.resnet", "ResNet"), ("residuum.presets", "preset")),  # ResNet(preset("resnet50"))
+        (
+            "residuum.config",
+            "residuum.nn.layers",
+            "residuum.nn.stochastic_depth",
+            "residuum.nn.blocks",
+            "residuum.nn.resnet",
+            "residuum.presets",
+        ),
     ),
     "torchvision": Definition(
         "torchvision", (("torchvision.models.resnet", "resnet50"),), ("torchvision.models.resnet",)
@@ -72,12 +79,12 @@ class LineCount:
 def count_lines(contender: str) -> LineCount:
     """Count one of `DEFINITIONS` in what is installed; raises `ConfigError` where it is unknown or not installed."""
     if contender not in DEFINITIONS:
-        raise ConfigError(f"there is no contender {contender!r}; it must be one of {', '.join(DEFINITIONS)}")
+        raise ConfigError(f"there is no contender {quoted(contender)}; it must be one of {', '.join(DEFINITIONS)}")
     definition = DEFINITIONS[contender]
-    spec = find_spec(definition.library)
-    if spec is None or spec.origin is None:
-        raise ConfigError(f"{contender} is not installed; 'pip install {definition.library}' brings it")
-    library = Library(definition.library, Path(spec.origin).parent)
+    folder = folder_of(definition.library)
+    if folder is None:
+        raise ConfigError(f"{contender} is not installed; install it with: pip install {definition.library}")
+    library = Library(definition.library, folder)
     reached = library.closure(definition.calls)
     whole = {name: len(library.module(name).code) for name in {*reached, *definition.modules}}
     return LineCount(
@@ -88,6 +95,14 @@ def count_lines(contender: str) -> LineCount:
         sum(whole[name] for name in reached),
         len(reached),
     )
+
+
+def folder_of(library: str) -> Path | None:
+    """Where the sources of a library lie, or None where it is not installed. That of the benchmarks is at hand."""
+    if library == "benchmarks":
+        return Path(__file__).parents[1]
+    spec = find_spec(library)
+    return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from residuum.errors import ConfigError
+from residuum.errors import ConfigError, quoted
 from residuum.validation import AtLeast, Within, check, parse_json, parse_toml, refuse_unknown, toml_lines
 
 BlockKind = Literal["bottleneck", "basic"]
@@ -24,6 +24,7 @@ DropMode = Literal["row", "batch"]
 EXPANSION = {"basic": 1, "bottleneck": 4}
 CONVS = {"basic": 2, "bottleneck": 3}
 _MOST = 2**20  # channels, groups and classes: beyond it no weights could be held
+_MOST_STAGES, _MOST_BLOCKS, _MOST_WEIGHTS = 16, 4000, 10**11
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,12 @@ class StagePlan:
     channels: int
     stride: int
 
+    @property
+    def widest(self) -> tuple[int, ...]:
+        """The channels of all the stage's tensors that are not its input."""
+        first = self.blocks[0]
+        return self.channels, first.first_width, first.width
+
 
 @dataclass(frozen=True)
 class ResNetConfig:
@@ -75,7 +82,7 @@ class ResNetConfig:
     # divides the channels of each branch's first convolution; SENet-154 has 2
     reduce_first: Annotated[int, AtLeast(1, _MOST)] = 1
     # width factor: scales stem, stages and head together, rounded to multiples of 8 and of groups
-    width: Annotated[float, Within("(0, 64]")] = 1.0
+    width: Annotated[float, Within("[0.01, 64]")] = 1.0
     # 7x7, three 3x3 (1812.01187), three 3x3 of growing width, or one 3x3 without stride for small images
     stem: Stem = "conv7"
     # channels the stem puts out
@@ -122,15 +129,15 @@ class ResNetConfig:
     def __post_init__(self) -> None:
         check(self)
         for name in ("depths", "widths"):
-            self._need(len(getattr(self, name)) > 0, name, "one positive integer per stage, at least one stage")
+            ok = 1 <= len(getattr(self, name)) <= _MOST_STAGES
+            self._need(ok, name, f"one positive integer per stage, for 1 to {_MOST_STAGES} stages")
         if len(self.depths) != len(self.widths):
             raise ConfigError(f"depths has {len(self.depths)} stages and widths {len(self.widths)}: give both as many")
+        if sum(self.depths) > _MOST_BLOCKS:
+            raise ConfigError(f"depths has {sum(self.depths)} blocks in all; it must be at most {_MOST_BLOCKS}")
         self._check_block()
         self._check_together()
-        # Channel numbers that cannot be show here, before any tensor exists.
-        pointwise = {channels for stage in self.stages for b in stage.blocks for channels in (b.in_channels, b.width)}
-        if self.weight_standardization and 1 in pointwise:
-            raise ConfigError("weight_standardization needs filters of two weights or more: use widths above 1")
+        self._check_channels()
 
     def _check_block(self) -> None:
         if len(self.kinds) != len(self.depths):
@@ -163,9 +170,30 @@ class ResNetConfig:
                 "which is not turned into dilation; raise it, or use stem='conv3' or stem_pool='none'"
             )
 
+    def _check_channels(self) -> None:
+        """Channel numbers that cannot be show here, before any tensor exists."""
+        weights, inp = 0, self.stem_channels[-1]
+        most = max(*self.stem_channels, *(channels for stage in self.stages for channels in stage.widest))
+        if most > _MOST:
+            raise ConfigError(
+                f"these fields give {quoted(most)} channels, at most {_MOST} can be; use smaller widths, stem_width, "
+                "width_per_group or groups, or a smaller width factor"
+            )
+        for stage, depth in zip(self.stages, self.depths, strict=True):
+            width = stage.blocks[0].width
+            if self.weight_standardization and 1 in (inp, stage.channels, width):
+                raise ConfigError("weight_standardization needs filters of two weights or more: use widths above 1")
+            weights += depth * stage.channels * max(inp, width)
+            inp = stage.channels
+        if weights > _MOST_WEIGHTS:
+            raise ConfigError(
+                f"these depths and widths make more than {_MOST_WEIGHTS:.0e} weights; use smaller ones, or a smaller "
+                "width or width_per_group"
+            )
+
     def _need(self, ok: bool, name: str, allowed: str) -> None:
         if not ok:
-            raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
+            raise ConfigError(f"{name} is {quoted(getattr(self, name))}; it must be {allowed}")
 
     # -- what follows from the fields ------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, first_line
-from residuum.memory.footprint import step_cost
+from residuum.memory.footprint import check_images, step_cost
 from residuum.nn.resnet import ResNet
 
 __all__ = ["LayerCost", "PartCost", "cost", "step_cost"]
@@ -80,23 +80,24 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def cost(
     config: ResNetConfig,
-    size: tuple[int, int] = (224, 224),
-    batch: int = 1,
+    image_size: tuple[int, int] = (224, 224),
+    batch_size: int = 1,
     dtype: torch.dtype = torch.float32,
     *,
     by_layer: bool = True,
 ) -> list[PartCost]:
-    """The cost of each part of a network in training on (batch, in_channels, *size) images of `dtype`.
+    """The cost of each part of a network in training on (batch_size, in_channels, *image_size) images of `dtype`.
 
     The blocks of a stage are alike from the second on, so two of them are run and the second stands for the rest.
     `by_layer=False` takes half the time and leaves out the layers and the backward pass, whose MAC are theirs. Raises
-    `ConfigError` where the images are too small for the network.
+    `ConfigError` where the images are too small for the network, or their tensors larger than 64 TiB.
     """
+    check_images(config, image_size, batch_size)
     # A block that is skipped for the whole batch would be seen as free.
     short = config.replace(depths=tuple(min(depth, 2) for depth in config.depths), stochastic_depth_mode="row")
     with torch.device("meta"):
         model = ResNet(short).to(dtype)
-        x = torch.empty(batch, config.in_channels, *size, dtype=dtype)
+        x = torch.empty(batch_size, config.in_channels, *image_size, dtype=dtype)
     meter = _Meter(model)
     layers: list[LayerCost] = []
     remove = [
@@ -115,8 +116,8 @@ def cost(
                 x = part(x)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"{batch} image(s) of {size[0]}x{size[1]} do not pass through the {name} in training "
-                f"({first_line(error)}); use larger images or a larger batch"
+                f"{batch_size} image(s) of {image_size[0]}x{image_size[1]} do not pass through the {name} in training "
+                f"({first_line(error)}); use larger images or a larger batch size"
             ) from None
         macs_after, kept_after = meter.reading()
         parameters = sum(p.numel() for module in modules for p in module.parameters())
@@ -125,20 +126,50 @@ def cost(
             name, tuple(x.shape), 0, parameters, macs_after - macs, backward, kept_after - kept, tuple(layers)
         )
 
-    parts = [run("stem", model.stem, [model.conv1, model.bn1, model.maxpool])]
-    for info, stage, depth in zip(model.feature_info, model.stages, config.depths, strict=True):
-        blocks = [run(info.name, block, [block]) for block in stage]
-        blocks += [_renamed(blocks[-1], f"{info.name}.1.", f"{info.name}.{i}.") for i in range(2, depth)]
+    stem, *stages, head = model.parts()
+    parts = [run(stem.name, stem.run, list(stem.layers.values()))]
+    for stage, depth in zip(stages, config.depths, strict=True):
+        blocks = [run(stage.name, block, [block]) for block in stage.blocks]
+        blocks += [_renamed(blocks[-1], f"{stage.name}.1.", f"{stage.name}.{i}.") for i in range(2, depth)]
         total = {
             name: sum(getattr(block, name) for block in blocks)
             for name in ("parameters", "macs", "backward_macs", "activation_bytes")
         }
         inside = tuple(layer for block in blocks for layer in block.layers)
-        parts.append(PartCost(info.name, tuple(x.shape), depth, **total, layers=inside))
-    parts.append(run("head", model.head, [model.norm, model.fc]))
+        parts.append(PartCost(stage.name, tuple(x.shape), depth, **total, layers=inside))
+    parts.append(run(head.name, head.run, list(head.layers.values())))
     for handle in remove:
         handle.remove()
     return parts
+
+
+def totals(config: ResNetConfig, size: tuple[int, int] = (224, 224)) -> tuple[int, int]:
+    """Parameters and MAC of one image's inference, the sums of `cost`, in a fraction of its time.
+
+    What is not counted, norms and activations, is left out: on the meta device it takes longest.
+    """
+    short = config.replace(depths=tuple(min(depth, 2) for depth in config.depths))
+    with torch.device("meta"), torch.no_grad():
+        model = ResNet(short).eval()
+        x = torch.empty(1, config.in_channels, *size)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.ReLU):
+                module.forward = _same  # type: ignore
+        meter = _Meter(model)
+        with meter:
+            stem, *stages, head = model.parts()
+            x = stem.run(x)
+            repeated_parameters = repeated_flops = 0
+            for stage, depth in zip(stages, config.depths, strict=True):
+                for block in stage.blocks:
+                    before = meter.flops
+                    x = block(x)
+                more = depth - len(stage.blocks)  # as the last one
+                repeated_flops += more * (meter.flops - before)
+                repeated_parameters += more * sum(p.numel() for p in stage.blocks[-1].parameters())
+            head.run(x)
+    parameters = sum(p.numel() for p in model.parameters())
+    return parameters + repeated_parameters, (meter.flops + repeated_flops) // 2
 
 
 def _renamed(block: PartCost, old: str, new: str) -> PartCost:

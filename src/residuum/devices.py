@@ -1,15 +1,24 @@
-"""Where and in which precision to compute: the device asked for, and a probe of what bf16 is worth on it."""
+"""Where and in which precision to compute, what memory there is, and what a process is set to before it trains."""
 
 import ctypes
 import mmap
-import os
+import re
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
 
+import psutil
 import torch
-from torch import nn
 
-from residuum.errors import DeviceError
+from residuum.errors import ConfigError, DeviceError, quoted
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Instructions that multiply matrices of bf16, as `torch.cpu.get_capabilities` names them, best first. A processor
+# without them computes bf16 by way of fp32, which takes longer than fp32 alone.
+_CPU_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512", "sve_bf16": "SVE", "bf16": "NEON"}
 
 
 def pick_device(name: str) -> torch.device:
@@ -22,63 +31,62 @@ def pick_device(name: str) -> torch.device:
         there += [accelerator.type, *(f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count()))]
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise DeviceError(f"{name!r} is not the name of a device; this machine has {', '.join(there)}") from None
+    except (RuntimeError, ValueError):  # a number too long for an index is a ValueError
+        raise DeviceError(f"{quoted(name)} is not the name of a device; this machine has {', '.join(there)}") from None
     if str(device) not in there:
-        raise DeviceError(f"there is no device {name!r} here; this machine has {', '.join(there)}")
+        raise DeviceError(f"there is no device {quoted(name)} here; this machine has {', '.join(there)}")
     return device
 
 
-def probe_bf16(device: torch.device) -> tuple[bool, str]:
-    """Whether bf16 pays on the device, and a sentence that says what was found.
+# -- precision ---------------------------------------------------------------------------------------------------------
 
-    A CPU is timed: a training step of one convolution, in both precisions. Where it computes bf16 itself the step is
-    about twice as fast, elsewhere slower; half as fast again is asked for, so that noise never decides.
+
+def choose_precision(asked: str, device: torch.device) -> tuple[str, str]:
+    """fp32, bf16 or fp16 for a device, and a sentence that says why; `auto` is bf16 where the device computes it.
+
+    What a device computes is read, never timed: the same machine always gives the same answer. Raises `ConfigError`
+    for a precision that there is not, `DeviceError` for one that the device has not.
     """
+    if asked not in get_args(Precision):
+        raise ConfigError(f"precision is {quoted(asked)}; it must be one of {', '.join(get_args(Precision))}")
+    if asked == "auto":
+        computes, why = _computes_bf16(device)
+        return "bf16" if computes else "fp32", why
+    if asked == "fp16" and device.type == "cpu":
+        raise DeviceError("fp16 is for accelerators; on a CPU ask for bf16, fp32 or auto")
+    if asked == "bf16" and device.type == "cuda":
+        computes, why = _computes_bf16(device)
+        if not computes:
+            raise DeviceError(f"{why}; ask for fp16, fp32 or auto")
+    return asked, "as asked"
+
+
+def _computes_bf16(device: torch.device) -> tuple[bool, str]:
+    """Whether the device has instructions for bf16 that torch uses, and a sentence that says so."""
+    if device.type == "cpu":
+        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            return False, "this build of torch has no fast bf16 for CPUs"
+        capabilities = torch.cpu.get_capabilities()
+        name = next((name for key, name in _CPU_BF16.items() if capabilities.get(key)), None)
+        return name is not None, f"the CPU computes bf16 ({name})" if name else "the CPU has no instructions for bf16"
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        return fast, f"{torch.cuda.get_device_name(device)} {'computes' if fast else 'does not compute'} bf16"
-    if device.type != "cpu":
-        return False, f"bf16 was not probed on {device.type}"
-    with torch.random.fork_rng(devices=[]):
-        layer = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
-        image = torch.randn(16, 64, 28, 28).to(memory_format=torch.channels_last)
-    times: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(20):  # the fastest of so many is one that nothing else disturbed
-        for bf16 in (False, True):
-            begin = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                out = layer(image)
-            out.backward(torch.ones_like(out))
-            times[bf16].append(time.perf_counter() - begin)
-    ratio = min(times[False]) / min(times[True])
-    return ratio > 1.5, f"a convolution in bf16 runs at {ratio:.1f} times the speed of fp32"
+        with torch.cuda.device(device):  # torch asks the current one
+            computes = torch.cuda.is_bf16_supported(including_emulation=False)
+        return computes, f"{torch.cuda.get_device_name(device)} {'computes' if computes else 'does not compute'} bf16"
+    return False, f"whether {device.type} computes bf16 is not known"
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep the large tensors that a step frees, for the next step, and hold them in huge pages.
+def slow_in_place(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether writing over a tensor takes longer than writing to new memory; meta tensors stand for the CPU's.
 
-    By default glibc gives each of them back to the system, which then clears it page by page for its next use: measured
-    on a CPU, a third of a small network's training step. Huge pages, where the system leaves them to the program, took
-    another 6 % off it: the addresses of small ones are more than a processor remembers. Does nothing with another C
-    library.
+    On processors with AMX torch's bf16 kernels that write over their input take twice as long as those that do not.
     """
-    try:
-        libc = ctypes.CDLL(None)
-        mallopt, malloc, free, madvise = libc.mallopt, libc.malloc, libc.free, libc.madvise
-    except (OSError, AttributeError):
-        return
-    trim_threshold, mmap_threshold, never = -1, -3, -1  # glibc's malloc.h; it takes -1 for the largest size there is
-    mallopt(mmap_threshold, never)
-    mallopt(trim_threshold, never)
-    # Addresses that are taken and given back untouched hold no memory; the heap grows into them.
-    malloc.restype = ctypes.c_void_p
-    size = 2**30
-    blocks = [malloc(ctypes.c_size_t(size)) for _ in range(free_memory(torch.device("cpu")) // size)]
-    for block in filter(None, blocks):
-        start = block + -block % mmap.PAGESIZE
-        madvise(ctypes.c_void_p(start), ctypes.c_size_t(size - mmap.PAGESIZE), mmap.MADV_HUGEPAGE)
-        free(ctypes.c_void_p(block))
+    if dtype != torch.bfloat16 or device.type not in ("cpu", "meta"):
+        return False
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
+# -- this process ------------------------------------------------------------------------------------------------------
 
 
 def set_up(device: torch.device) -> None:
@@ -89,6 +97,45 @@ def set_up(device: torch.device) -> None:
         torch.backends.cudnn.deterministic = True  # the same seed gives the same weights
 
 
+def keep_freed_memory() -> None:
+    """Let the C library keep the large tensors that a step frees, for the next step, and hold them in huge pages.
+
+    By default glibc gives each of them back to the system, which then clears it page by page for its next use: measured
+    on a CPU, a third of a small network's training step. Huge pages, where the system leaves them to the program, took
+    another 6 % off it: the addresses of small ones are more than a processor remembers. Does nothing where the C
+    library is not glibc (Windows, macOS, musl) or the free memory is not known.
+    """
+    libc = _glibc()
+    if libc is None:
+        return
+    trim_threshold, mmap_threshold, never = -1, -3, -1  # glibc's malloc.h; it takes -1 for the largest size there is
+    libc.mallopt(mmap_threshold, never)
+    libc.mallopt(trim_threshold, never)
+    try:
+        free = free_memory(torch.device("cpu"))
+    except DeviceError:
+        return
+    # Addresses that are taken and given back untouched hold no memory; the heap grows into them.
+    size, huge = 2**30, getattr(mmap, "MADV_HUGEPAGE", None)
+    for block in [block for _ in range(free // size) if (block := libc.malloc(ctypes.c_size_t(size)))]:
+        if huge is not None:
+            start = ctypes.c_void_p(block + -block % mmap.PAGESIZE)
+            libc.madvise(start, ctypes.c_size_t(size - mmap.PAGESIZE), huge)
+        libc.free(ctypes.c_void_p(block))
+
+
+def _glibc() -> Any:
+    """The process's own C library where it is glibc, else None."""
+    try:
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = ctypes.c_void_p
+        # Only glibc has all of these; another allocator in its place takes the calls and may do nothing.
+        _ = libc.gnu_get_libc_version, libc.mallopt, libc.free, libc.madvise
+    except (OSError, AttributeError, TypeError):  # Windows wants a name, macOS and musl lack functions
+        return None
+    return libc
+
+
 def now(device: torch.device) -> float:
     """Seconds on a clock, read once the device has done what it was given."""
     if device.type != "cpu":
@@ -96,22 +143,98 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on an accelerator; without one, what this process holds and may still take."""
+    """Bytes that this process holds on the device and may still take; a container's limit counts on a CPU.
+
+    Raises `DeviceError` where that is not known.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    available = Path("/proc/meminfo")
-    if device.type != "cpu" or not available.exists():
-        raise DeviceError(f"how much memory is free on {device} is not known here; give a budget such as 8GB")
-    line = next(line for line in available.read_text().splitlines() if line.startswith("MemAvailable"))
-    return int(line.split()[1]) * 1024 + held_memory(device)
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if device.type == "mps":
+        taken_by_torch = torch.mps.driver_allocated_memory()
+        return max(torch.mps.recommended_max_memory() - taken_by_torch, 0) + held_memory(device)
+    try:
+        if device.type == "cpu":
+            return min([psutil.virtual_memory().available, *container_room()]) + held_memory(device)
+    except (psutil.Error, OSError, RuntimeError, NotImplementedError):
+        pass  # a system that psutil does not know, or one that hides its figures
+    raise DeviceError(f"how much memory is free on {device} is not known here; give a budget such as 8GB")
 
 
 def held_memory(device: torch.device) -> int:
-    """Bytes of the device that this process holds now: resident on a CPU, allocated on CUDA, where known."""
+    """Bytes of the device that this process holds now: resident on a CPU, allocated on CUDA; 0 where not known."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    statistics = Path("/proc/self/statm")
-    if device.type != "cpu" or not statistics.exists():
+    if device.type == "mps":
+        return torch.mps.current_allocated_memory()
+    try:
+        return int(psutil.Process().memory_info().rss) if device.type == "cpu" else 0
+    except (psutil.Error, OSError, RuntimeError, NotImplementedError):
         return 0
-    return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# What a control group of version 1 and 2 calls its limits, what it uses, and the files in memory that it can drop.
+_CGROUP_FILES = {
+    "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
+    "cgroup2": (("memory.max", "memory.high"), "memory.current", "inactive_file"),
+}
+
+
+def container_room(root: Path = Path("/")) -> list[int]:
+    """Bytes that each control group around this process leaves it: its own, and those further up. No limit, no entry.
+
+    Linux gives containers, services and jobs their memory by control groups. `root` is where `/proc` and `/sys` are.
+    """
+    return [room for kind, folder in _groups(root) if (room := _room(folder, *_CGROUP_FILES[kind])) is not None]
+
+
+def _groups(root: Path) -> Iterator[tuple[str, Path]]:
+    """The version and the folder of each control group around this process that knows memory."""
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+    except (OSError, ValueError):  # not Linux, or hidden
+        return
+    paths: dict[str, PurePosixPath] = {}  # of this process's group, by version: `number:controllers:path`
+    for line in groups:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            paths["cgroup2"] = PurePosixPath(path)
+        elif "memory" in controllers.split(","):
+            paths["cgroup"] = PurePosixPath(path)
+    for line in mounts:  # `id parent device root place options ... - kind source options`
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(), after.partition(" ")[0]
+        if kind not in paths or len(fields) < 5 or (kind == "cgroup" and "memory" not in re.split(r"[ ,]", after)):
+            continue
+        top, place = (re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), text) for text in fields[3:5])
+        group = paths[kind]
+        # A container sees its own group at the mount, whatever the path says outside.
+        inner = group.relative_to(top) if group.is_relative_to(top) and ".." not in group.parts else PurePosixPath()
+        mount = root / place.lstrip("/")
+        yield from ((kind, mount / folder) for folder in (inner, *inner.parents))
+
+
+def _room(folder: Path, limits: tuple[str, ...], usage: str, droppable: str) -> int | None:
+    """What a group has left, or None where it has no limit."""
+    most = [limit for name in limits if (limit := _number(folder / name)) is not None]
+    used = _number(folder / usage)
+    if not most or used is None:
+        return None
+    try:
+        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used -= int(counts.get(droppable, 0))
+    except (OSError, ValueError):
+        pass
+    return max(min(most) - used, 0)
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # no such file at the top; "max" is no limit
+        return None

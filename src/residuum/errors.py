@@ -4,7 +4,6 @@ Each is also of the standard kind that it is, so that `except ValueError` works 
 `LONGEST` characters and no control character; what comes from outside goes into it by `quoted`.
 """
 
-import difflib
 from collections.abc import Iterable
 
 LONGEST = 500
@@ -45,6 +44,10 @@ class DivergedError(ResiduumError, ArithmeticError):
     """A loss that stopped being a number."""
 
 
+class ExportError(ResiduumError, RuntimeError):
+    """A network that cannot leave in the format asked for, or an exported file that does not answer as it does."""
+
+
 class MissingExtraError(ResiduumError, ImportError):
     """An optional library that is not installed; names the extra that brings it."""
 
@@ -73,11 +76,43 @@ def quoted(value: object, longest: int = 80) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'a', 'b'?` with the known names nearest to `word`, or nothing where none is near."""
-    if len(word) > 100:
+    """`; did you mean 'a', 'b'?` with up to three known names near to `word`, or nothing where none is near.
+
+    First those that have it as a part, as `cifar_resnet20` has `resnet20`; then those that begin with it or differ in
+    few letters, the fewest first: in one letter of up to seven, in one of four beyond.
+    """
+    if not 2 <= len(word) <= 100:
         return ""
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    plain = word.casefold().replace("_", "-")
+    found: list[tuple[bool, int, int, int, str]] = []
+    for name in known:
+        other = name.casefold().replace("_", "-")
+        part = f"-{plain.lstrip('-')}-" in f"-{other}-".replace(".", "-")
+        most = max(1, len(plain.lstrip("-")) // 4)
+        letters = 0 if part else _letters_apart(plain, other, most)
+        if part or letters <= most or other.startswith(plain):
+            found.append((not part, letters, -_same_start(plain, other), len(found), name))
+    close = [name for *_, name in sorted(found)[:3]]
     return f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+
+
+def _same_start(a: str, b: str) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _letters_apart(a: str, b: str, most: int) -> int:
+    """Letters to change, add, take away or swap with the next until a is b; `most` + 1 where there are more."""
+    if abs(len(a) - len(b)) > most:
+        return most + 1
+    before, row = [], list(range(len(b) + 1))
+    for i, letter in enumerate(a, 1):
+        before, last, row = row, before, [i]
+        for j, other in enumerate(b, 1):
+            steps = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
+                steps = min(steps, last[j - 2] + 1)
+            row.append(steps)
+    return min(row[-1], most + 1)
 
 
 def first_line(error: BaseException) -> str:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from residuum.errors import ResiduumError
+from residuum.errors import ResiduumError, quoted
 
 
 def write_whole(path: Path, write: Callable[[Path], object], error: type[ResiduumError]) -> None:
@@ -23,6 +23,8 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[Residuu
     except BaseException as failure:
         with contextlib.suppress(OSError):  # its folder is not there or cannot be written: nothing was left
             partial.unlink(missing_ok=True)
+        if isinstance(failure, ResiduumError):
+            raise
         if isinstance(failure, OSError | RuntimeError) or type(failure).__name__ == "SafetensorError":
             reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
             raise error(f"cannot write {path}: {reason}; free space or choose another folder") from failure
@@ -32,3 +34,38 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[Residuu
 def write_text(path: Path, text: str, error: type[ResiduumError]) -> None:
     """`write_whole` for text, in UTF-8."""
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"), error)
+
+
+def read_text(path: Path, error: type[ResiduumError], *, most: int = 2**24) -> str:
+    """The text of a file in UTF-8, or from a pipe; raises `error` for one that cannot be read or has over `most` bytes.
+
+    A device such as /dev/zero never ends.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise error(f"{quoted(str(path))} has more than {most:,} bytes; a text of this kind has fewer")
+        return content.decode("utf-8")
+    except (OSError, ValueError) as failure:  # a name with a null character, bytes that are no UTF-8
+        if isinstance(failure, error):
+            raise
+        reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
+        raise error(f"{quoted(str(path))} cannot be read: {reason}") from None
+
+
+def expanded(path: str | Path, error: type[ResiduumError]) -> Path:
+    """The path with `~` replaced by a home folder; raises `error` where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise error(f"{quoted(str(path))} names the home folder of a user who is not known here") from None
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: the folder in `RESIDUUM_CACHE`, or ~/.cache/residuum. It need not be there yet."""
+    folder = Path(os.environ.get("RESIDUUM_CACHE") or "~/.cache/residuum")
+    try:
+        return folder.expanduser()
+    except RuntimeError:  # a user without a home
+        return folder

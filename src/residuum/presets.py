@@ -4,6 +4,7 @@ Two of timm's `resnet` module are left out: in `ecaresnet50d_pruned` and `ecares
 numbers of its own, which no field says.
 """
 
+import fnmatch
 from typing import Any
 
 from residuum.config import ResNetConfig
@@ -133,8 +134,14 @@ def _build() -> dict[str, ResNetConfig]:
 PRESETS = _build()
 
 
+def list_presets(pattern: str = "*") -> list[str]:
+    """The names of the presets that a pattern fits, in order: `list_presets("*resnext*")`. None may fit."""
+    return fnmatch.filter(PRESETS, pattern)
+
+
 def usual_image_size(name: str) -> tuple[int, int]:
-    """Height and width in pixels of the images that a preset is meant for."""
+    """Height and width in pixels of the images that a preset is meant for; `ConfigError` where there is none."""
+    preset(name)
     side = 8 if name == "digits_resnet" else 32 if name.startswith("cifar_") else 224
     return side, side
 

@@ -3,20 +3,26 @@
 import math
 import re
 
-from residuum.errors import ConfigError
+from residuum.errors import ConfigError, quoted
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_MOST = 10**18
 
 
 def parse_size(text: str | int) -> int:
     """Bytes in a size such as 8GB (8e9), 7.5GiB (7.5 * 2^30), 500MB, or a plain number; raises `ConfigError`."""
-    found = re.fullmatch(r"\s*([+-]?[0-9]*\.?[0-9]+)\s*([kmgt]i?)?(b)?\s*", str(text), re.IGNORECASE)
-    if found is None:
-        raise ConfigError(f"{text!r} is not a size of memory; write it like 8GB or 7.5GiB")
-    size = int(float(found[1]) * _UNITS[(found[2] or "").lower()])
-    if size <= 0:
-        raise ConfigError(f"the memory budget is {text}; it must be more than 0, such as 8GB")
-    return size
+    if isinstance(text, str):
+        found = re.fullmatch(r"\s*([+-]?[0-9]*\.?[0-9]+)\s*([kmgt]i?)?(b)?\s*", text, re.IGNORECASE)
+        if found is None:
+            raise ConfigError(f"{quoted(text)} is not a size of memory; write it like 8GB or 7.5GiB")
+        size = float(found[1]) * _UNITS[(found[2] or "").lower()]
+    else:
+        size = text
+    if not 1 <= size < _MOST:
+        raise ConfigError(
+            f"the memory budget is {quoted(text)}; it must be more than 0, such as 8GB, and below 1000000TB"
+        )
+    return int(size)
 
 
 def show_size(size: float, *, enough: bool = False) -> str:

@@ -88,7 +88,7 @@ def check(config: Any, section: str = "") -> None:
             ok = all(abs(n) <= LARGEST for n in numbers if type(n) is int)
         if not ok:
             name = f"{section}.{field.name}" if section else field.name
-            raise ConfigError(f"{name} is {quoted(value)}; it must be {_wanted(field)}")
+            raise ConfigError(f"{name} is {quoted(value)}; it must be {wanted(field)}")
         object.__setattr__(config, field.name, value)
 
 
@@ -122,7 +122,8 @@ def _typed(value: Any, kind: Any) -> tuple[bool, Any]:
 _WORDS = {float: "a number", int: "an integer", bool: "true or false", str: "text", type(None): "left out"}
 
 
-def _wanted(field: Field) -> str:
+def wanted(field: Field) -> str:
+    """What a field's value must be, in words: `an integer of at least 1`, `one of fp32, bf16`."""
     if not field.constraints:
         return _describe(field.kind)
     words = " and ".join(str(c) for c in field.constraints)
@@ -144,8 +145,10 @@ def _describe(kind: Any) -> str:
     return _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
 
 
-def refuse_unknown(values: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raise `ConfigError` for the first name that is not known, with the nearest that is."""
+def refuse_unknown(values: object, known: Iterable[str], what: str) -> None:
+    """Raise `ConfigError` for the first name that is not known, with the nearest that is; or where there are none."""
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        raise ConfigError(f"{quoted(values)} is not a table of fields; a {what} stands in one")
     known = list(known)
     for name in values:
         if name not in known:

@@ -1,12 +1,9 @@
 """The network stacked by hand against ours: the same weights, logits, gradients and statistics."""
 
-import ast
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.code_size import brute_force
 from benchmarks.code_size.brute_force import ResNet50
 from benchmarks.code_size.changes import load_in_order
 from tests.networks import scramble
@@ -48,14 +45,3 @@ def test_weights_of_another_order_do_not_load():
     state = create("resnet50", num_classes=10).state_dict()
     with pytest.raises(RuntimeError):
         load_in_order(ResNet50(num_classes=10), dict(reversed(state.items())))
-
-
-def test_it_is_stacked_by_hand():
-    tree = ast.parse(Path(brute_force.__file__).read_text(encoding="utf-8"))
-    kinds = {type(node) for node in ast.walk(tree)}
-    assert not kinds & {ast.For, ast.While, ast.ListComp, ast.GeneratorExp, ast.Lambda}
-    assert [type(node) for node in tree.body if not isinstance(node, ast.Expr | ast.Import | ast.ImportFrom)] == [
-        ast.ClassDef
-    ]
-    functions = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    assert functions == ["__init__", "forward"]

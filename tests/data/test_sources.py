@@ -75,11 +75,11 @@ def test_small_images_of_one_size_are_held_in_memory(image_folder):
 def test_large_images_stay_files(image_folder):
     files = source(image_folder(side=80))
     assert isinstance(files.train.images, tuple)
-    assert files.preprocessing.size == (224, 224)
+    assert files.preprocessing.image_size == (224, 224)
 
 
 def test_an_image_size_is_kept_to(image_folder):
-    assert source(image_folder(side=16), image_size=24).preprocessing.size == (24, 24)
+    assert source(image_folder(side=16), image_size=24).preprocessing.image_size == (24, 24)
 
 
 def test_a_folder_can_be_read_in_grey(image_folder):

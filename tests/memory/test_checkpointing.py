@@ -10,9 +10,11 @@ import torch
 from tests.networks import scramble
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize, prune
 
 from residuum import ConfigError, ResNetConfig, create, freeze
 from residuum.memory import MODES, kept_bytes, recompute
+from residuum.nn.stochastic_depth import seed_stochastic_depth
 
 SMALL = ResNetConfig(
     depths=(2, 2), widths=(8, 16), stem_width=8, num_classes=5, zero_init_residual=False, output_stride=32
@@ -206,3 +208,106 @@ def test_two_processes_get_the_plain_networks_numbers(tmp_path):
     for path in sorted(tmp_path.glob("*.pt")):
         assert all(torch.load(path).values()), path.name
     assert len(list(tmp_path.glob("*.pt"))) == 4
+
+
+# -- what a user put into the network ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["row", "batch", "basic-row"])
+def test_seeded_draws_are_the_same_in_the_second_pass(variant):
+    def run(model):
+        torch.manual_seed(1)
+        found = []
+        for step in range(3):
+            seed_stochastic_depth(model, step, 10 + step)
+            loss = model(torch.randn(4, 3, 33, 40)).square().mean()
+            loss.backward()
+            found += [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+        return found + list(model.state_dict().values())
+
+    plain = run(build(variant))
+    for mode in MODES[1:]:
+        assert same(run(recompute(build(variant), mode)), plain), mode
+
+
+class Noise(nn.Module):
+    def forward(self, x):
+        return x * (1 + 0.1 * torch.randn_like(x))
+
+
+def own_layers(model):
+    model.layer1[1].bn2 = nn.Sequential(model.layer1[1].bn2, nn.Dropout(0.5))
+    model.layer2[0].act1 = nn.Sequential(nn.RReLU(), Noise())
+    model.layer2[1].bn3 = nn.InstanceNorm2d(64, affine=True, track_running_stats=True)
+    model.maxpool = nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(8), nn.Dropout(0.2))
+
+
+def spectral(model):
+    for block in (model.layer1[0], model.layer2[1]):
+        torch.nn.utils.parametrizations.spectral_norm(block.conv2)
+        torch.nn.utils.parametrizations.weight_norm(block.conv1)
+        parametrize.register_parametrization(block.bn2, "weight", nn.Softplus())
+
+
+def pruned(model):
+    for block in (model.layer1[0], model.layer2[1]):
+        for name in ("conv1", "conv3"):
+            prune.random_unstructured(getattr(block, name), "weight", 0.5)
+    prune.random_unstructured(model.conv1, "weight", 0.5)
+    prune.random_unstructured(model.layer2[0].downsample[0], "weight", 0.5)
+
+
+def hooked(model):
+    for name, module in list(model.named_modules()):
+        if name.endswith(("conv1", "bn2", "act1", "downsample", "downsample.0", "se", "maxpool", "layer2", "layer1.1")):
+            module.register_forward_hook(lambda m, args, out: out * 1.5)
+            module.register_forward_pre_hook(lambda m, args: (args[0] + 0.1,))
+
+
+def shared(model):
+    for block in (b for stage in model.stages for b in stage):
+        block.act1 = block.act2 = model.act1
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("change", [own_layers, spectral, pruned, hooked, shared])
+def test_what_a_user_put_into_the_network_keeps_its_effect_to_the_bit(change, bf16):
+    def changed():
+        model = build("bottleneck")
+        change(model)
+        return model
+
+    plain = train(changed(), bf16=bf16)
+    for mode in MODES[1:]:
+        assert same(train(recompute(changed(), mode), bf16=bf16), plain), mode
+
+
+def test_the_pooling_convolutions_norm_counts_once():
+    model = recompute(create(SMALL.replace(stem_pool="conv")), "block")
+    model(torch.randn(2, 3, 33, 33)).sum().backward()
+    assert {int(v) for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")} == {1}
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("variant", ["bottleneck", "preact", "se", "blur", "gelu"])
+def test_hooks_on_every_module_run_in_every_mode(variant, bf16):
+    for mode in MODES:
+        model, ran = recompute(build(variant), mode), set()
+        for name, module in model.named_modules():
+            module.register_forward_hook(lambda *args, name=name, ran=ran: ran.add(name))
+        with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
+            model(torch.randn(2, 3, 33, 33)).float().sum().backward()
+        assert ran == {name for name, _ in model.named_modules()}, mode
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_a_wrapped_network_is_refused(wrap):
+    with pytest.raises(ConfigError, match=r"give a residuum\.ResNet, unwrapped"):
+        recompute(wrap(build("bottleneck")), "block")
+
+
+def test_a_forward_that_was_put_in_by_hand_is_not_overwritten():
+    model = build("bottleneck")
+    model.layer2[0].forward = lambda x: x
+    with pytest.raises(ConfigError, match="put in its place by hand"):
+        recompute(model, "block")

@@ -1,4 +1,4 @@
-"""Backbones for torchvision's detectors and segmenters; frozen stages and norms."""
+"""Backbones for torchvision's detectors and segmenters."""
 
 import tarfile
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_deeplab_trains_on_our_backbone(images):
 
 
 def test_a_pyramid_takes_the_stages_that_are_asked_for():
-    pyramid = Pyramid(create("resnet26", **SMALL), out_channels=16, stages=[2, 4])
+    pyramid = Pyramid(create("resnet26", **SMALL), out_channels=16, levels=[2, 4])
     maps = pyramid(torch.randn(1, 3, 64, 64))
     assert {name: tuple(m.shape) for name, m in maps.items()} == {
         "0": (1, 16, 8, 8),
@@ -91,41 +91,7 @@ def test_a_pyramid_takes_the_stages_that_are_asked_for():
     }
 
 
-@pytest.mark.parametrize("stages", [[], [0], [5], [2, 1], [1, 1]])
-def test_stages_that_are_not_there_are_refused(stages):
-    with pytest.raises(ConfigError, match="rising numbers from 1 to 4"):
-        Pyramid(create("resnet18", **SMALL), stages=stages)
-
-
-def test_frozen_parts_keep_their_weights_statistics_and_names():
-    torch.manual_seed(0)
-    model = create("resnet18", width=0.25, num_classes=3, zero_init_residual=False)
-    x = torch.randn(4, 3, 64, 64)
-    names, before = list(model.state_dict()), model.eval()(x)
-    assert freeze(model, stages=2) is model
-    assert list(model.state_dict()) == names
-    assert torch.equal(model.eval()(x), before)
-    kept = {k: v.clone() for k, v in model.state_dict().items()}
-    model.train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    model(x).square().sum().backward()
-    optimizer.step()
-    for name, value in model.state_dict().items():
-        late = name.startswith(("layer3", "layer4", "fc"))
-        moves = late and any(part in name for part in ("conv", "downsample.0", "fc"))
-        assert torch.equal(value, kept[name]) != moves, name
-
-
-def test_later_norms_go_on_where_norms_is_false():
-    model = freeze(create("resnet18", width=0.25, num_classes=3), stages=1, norms=False).train()
-    early, late = model.layer1[0].bn1.running_mean.clone(), model.layer2[0].bn1.running_mean.clone()
-    model(torch.randn(4, 3, 64, 64))
-    assert torch.equal(model.layer1[0].bn1.running_mean, early)
-    assert not torch.equal(model.layer2[0].bn1.running_mean, late)
-    assert model.layer2[0].bn1.weight.requires_grad
-    assert model.conv1.weight.requires_grad is False
-
-
-def test_stages_beyond_the_network_cannot_be_frozen():
-    with pytest.raises(ConfigError, match="this network has 4"):
-        freeze(create("resnet18", **SMALL), stages=5)
+@pytest.mark.parametrize("levels", [[], [-1], [5], [2, 1], [1, 1]])
+def test_levels_that_are_not_there_are_refused(levels):
+    with pytest.raises(ConfigError, match="rising numbers from 0 to 4"):
+        Pyramid(create("resnet18", **SMALL), levels=levels)

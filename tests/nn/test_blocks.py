@@ -1,158 +1,18 @@
 """Blocks and their parts, each against a small computation of its own."""
 
-import math
-import os
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from residuum import ResNetConfig, create
-from residuum.nn.blocks import (
+from residuum.nn.layers import (
     BlurPool,
     EfficientChannelAttention,
-    ReLU,
     SqueezeExcite,
-    StochasticDepth,
     ZeroPadShortcut,
-    add,
 )
 
 SMALL = {"depths": (1, 2), "widths": (8, 16), "stem": "conv3", "stem_width": 8, "stem_pool": "none", "num_classes": 5}
-DROP = SMALL | {"stochastic_depth": 0.5}
-
-
-def last_block(**fields):
-    """The block that is dropped most often, with weights that make its branch count."""
-    torch.manual_seed(0)
-    block = create(ResNetConfig(**DROP | {"zero_init_residual": False} | fields)).layer2[-1]
-    assert block.drop.rate == 0.5
-    return block
-
-
-# -- stochastic depth ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", ["row", "batch"])
-def test_the_mean_over_passes_is_the_plain_branch(mode):
-    torch.manual_seed(0)
-    drop, rate, passes = StochasticDepth(0.4, mode), 0.4, 4000
-    branch = torch.rand(8, 3, 2, 2) + 1
-    total = torch.zeros_like(branch)
-    for _ in range(passes):
-        if not drop.skips(branch):
-            total += drop(branch)
-    samples = passes * (8 if mode == "row" else 1)
-    ratio = (total / passes / branch).mean().item()  # 1, and 0.6 were survivors not scaled by 1 / 0.6
-    error = math.sqrt(rate / (1 - rate) / samples)
-    assert abs(ratio - 1) < 5 * error
-    assert 5 * error < 0.4, "the tolerance must be able to tell 1 from 0.6"
-
-
-def test_row_mode_decides_for_each_sample_alone():
-    torch.manual_seed(0)
-    out = StochasticDepth(0.5, "row")(torch.ones(1000, 2, 3, 3))
-    per_sample = out.flatten(1)
-    assert (per_sample == per_sample[:, :1]).all(), "a sample is dropped whole or not at all"
-    assert set(per_sample[:, 0].tolist()) == {0.0, 2.0}
-    assert 400 < (per_sample[:, 0] == 0).sum() < 600
-
-
-@pytest.mark.parametrize("mode", ["row", "batch"])
-def test_only_the_branch_is_dropped_never_the_shortcut(mode):
-    block = last_block(stochastic_depth_mode=mode)
-    x = torch.rand(64, block.conv1.in_channels, 4, 4)
-    kept = dropped = 0
-    for _ in range(20):
-        out = block(x)
-        same = (out == x).flatten(1).all(1)  # x is positive, so the last activation leaves it alone
-        dropped += int(same.sum())
-        kept += int((~same).sum())
-    assert kept > 0
-    assert dropped > 0
-
-
-@pytest.mark.parametrize("mode", ["row", "batch"])
-def test_evaluation_is_deterministic_and_equal_to_rate_zero(mode):
-    config = ResNetConfig(**DROP, stochastic_depth_mode=mode)
-    model, plain = create(config).eval(), create(config, stochastic_depth=0.0).eval()
-    plain.load_state_dict(model.state_dict())
-    x = torch.randn(3, 3, 16, 16)
-    assert torch.equal(model(x), model(x))
-    assert torch.equal(model(x), plain(x))
-
-
-@pytest.mark.parametrize("preact", [False, True])
-def test_batch_mode_skips_the_work_and_leaves_zero_gradients(preact):
-    block = last_block(stochastic_depth_mode="batch", preact=preact)
-    calls = []
-    block.conv1.register_forward_hook(lambda *_: calls.append(1))
-    passes = 200
-    skipped = 0
-    for _ in range(passes):
-        before = len(calls)
-        block.zero_grad(set_to_none=True)
-        x = torch.rand(2, block.conv1.in_channels, 4, 4, requires_grad=True)
-        block(x).sum().backward()
-        gradients = [p.grad for name, p in block.named_parameters() if name.startswith("conv")]
-        assert all(g is not None for g in gradients), "a skipped block's parameters get zeros, not nothing"
-        if len(calls) == before:
-            skipped += 1
-            assert all((g == 0).all() for g in gradients)
-            assert (x.grad == 1).all()
-    assert len(calls) == passes - skipped
-    assert 60 < skipped < 140
-
-
-def test_batch_mode_does_not_touch_the_statistics_of_a_skipped_branch():
-    block = last_block(stochastic_depth_mode="batch")
-    x = torch.rand(4, block.conv1.in_channels, 4, 4)
-    seen = 0
-    while not block.drop.skips(x) or seen == 0:
-        block(x)
-        seen = int(block.bn1.num_batches_tracked)
-    passes = 30
-    before = seen
-    for _ in range(passes):
-        block(x)
-    assert before < int(block.bn1.num_batches_tracked) < before + passes
-
-
-def test_skipping_passes_gradients_to_the_shortcut():
-    torch.manual_seed(0)
-    model = create(ResNetConfig(**DROP | {"stochastic_depth": 0.99}, stochastic_depth_mode="batch"))
-    x = torch.randn(4, 3, 8, 8, requires_grad=True)
-    model(x).sum().backward()
-    assert x.grad.abs().sum() > 0
-    assert all(p.grad is not None for p in model.parameters())
-
-
-def _choices(rank, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.manual_seed(rank)  # different on purpose
-    model = create(ResNetConfig(**DROP, stochastic_depth_mode="batch"))
-    wrapped = nn.parallel.DistributedDataParallel(model)
-    calls = []
-    for block in (b for stage in model.stages for b in stage):
-        block.conv1.register_forward_hook(lambda module, *_: calls.append(id(module)))
-    chosen = []
-    for _ in range(12):
-        calls.clear()
-        wrapped.zero_grad()
-        wrapped(torch.randn(2, 3, 8, 8)).sum().backward()
-        chosen.append(len(calls))
-    torch.save((chosen, [p.grad for p in model.parameters()]), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_all_ranks_of_a_distributed_job_make_the_same_choice(tmp_path):
-    torch.multiprocessing.spawn(_choices, (os.fspath(tmp_path),), nprocs=2)
-    (first, gradients), (second, others) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert first == second
-    assert len(set(first)) > 1, "some passes skip, some do not"
-    assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
 
 
 # -- shortcuts -----------------------------------------------------------------------------------------------------
@@ -280,26 +140,35 @@ def test_preactivation_is_its_formula():
     assert torch.allclose(second(y), y + branch, atol=1e-6)  # the identity takes the raw one
 
 
-# -- what is written over its input --------------------------------------------------------------------------------
+# -- the branch ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("dtype", "slow", "over"),
-    [(torch.float32, True, True), (torch.bfloat16, True, False), (torch.bfloat16, False, True)],
-)
-def test_activation_and_sum_write_over_their_input_where_that_is_no_slower(monkeypatch, dtype, slow, over):
-    monkeypatch.setattr("residuum.nn.blocks.SLOW_IN_PLACE", slow)
-    x, y = torch.tensor([-1.0, 0.0, 2.0], dtype=dtype), torch.tensor([0.5, 0.25, -4.0], dtype=dtype)
-    for function, expected in [(ReLU(), [0.0, 0.0, 2.0]), (lambda h: add(h, y), [-0.5, 0.25, -2.0])]:
-        h = x.clone()
-        out = function(h)
-        assert out.tolist() == expected
-        assert out.dtype == dtype
-        assert (out.data_ptr() == h.data_ptr()) == over
-        assert h.tolist() == (expected if over else x.tolist())
+@pytest.mark.parametrize("preact", [False, True])
+@pytest.mark.parametrize("fields", [{}, {"block": "basic"}, {"stride_on": "1x1"}])
+@pytest.mark.parametrize("antialias", ["none", "blur"])
+def test_a_blocks_branch_layers_are_those_that_run_in_that_order(preact, fields, antialias):
+    extras = {"attention": "se", "stochastic_depth": 0.5, "stochastic_depth_mode": "row"}
+    model = create("resnet50", width=0.125, depths=(1, 2, 1, 1), preact=preact, antialias=antialias, **extras, **fields)
+    ran = []
+    for block in model.layer2:
+        ran.clear()
+        for name, module in block.named_children():
+            module.register_forward_hook(lambda *args, name=name: ran.append(name))
+        block(torch.randn(2, next(block.conv1.parameters()).shape[1], 9, 9))
+        last = [] if preact else [f"act{block.length}"]
+        assert [name for name in ran if name != "downsample"] == block.branch_layers() + last
 
 
-def test_a_sum_of_two_types_keeps_the_first():
-    x, y = torch.ones(2, dtype=torch.bfloat16), torch.ones(2)
-    assert add(x, y).dtype == torch.bfloat16
-    assert add(y, x).dtype == torch.float32
+def test_a_networks_parts_run_one_after_the_other_are_the_network():
+    for fields in ({}, {"preact": True, "stem": "deep"}, {"block": "basic", "stem_pool": "conv"}):
+        model = create(ResNetConfig(**SMALL | {"stem_pool": "max"} | fields)).eval()
+        x = y = torch.randn(2, 3, 16, 16)
+        parts = model.parts()
+        for part in parts:
+            y = part.run(y)
+        assert torch.equal(y, model(x))
+        assert [part.name for part in parts] == ["stem", "layer1", "layer2", "head"]
+        held = [id(p) for part in parts for layer in part.layers.values() for p in layer.parameters()]
+        assert held == [id(p) for p in model.parameters()]
+        assert all(model.get_submodule(name) is layer for part in parts for name, layer in part.layers.items())
+        assert [len(part.blocks) for part in parts] == [0, 1, 2, 0]

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from residuum import ResNet, ResNetConfig
-from residuum.weights.files import in_layout, load_weights
+from residuum.weights.converting import in_layout
+from residuum.weights.loading import load_weights
 from tests.networks import relative, scramble
 from tests.parity.forms import Detectron, all_forms, compare
 

@@ -1,4 +1,4 @@
-"""Against timm in the same process: names and shapes of every preset that it has, logits of every knob."""
+"""Against timm in the same process: logits of every knob; names and shapes are compared with those of all peers."""
 
 import pytest
 import torch
@@ -12,13 +12,6 @@ SHARED = sorted(set(PRESETS) & set(timm.list_models(module="resnet")))
 
 def test_most_of_timms_residual_networks_are_presets():
     assert len(SHARED) >= 70
-
-
-@pytest.mark.parametrize("name", SHARED)
-def test_same_names_and_shapes(name):
-    with torch.device("meta"):
-        peer, ours = timm.create_model(name), create(name)
-    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in peer.state_dict().items()}
 
 
 @pytest.mark.parametrize(

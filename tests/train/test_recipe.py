@@ -1,108 +1,185 @@
-"""The recipe: checked, in and out of TOML, command line over file over default."""
+"""The recipe: checked, in and out of TOML, every field by its dotted name, file over default."""
 
 import dataclasses
 
 import pytest
 
 from residuum import ConfigError, preset
-from residuum.data.catalog import facts
-from residuum.train.recipe import Recipe, check_fit, default_recipe, recipe_file, with_file
+from residuum.data.catalog import scan
+from residuum.train.execution import Execution
+from residuum.train.recipe import NAMES, Recipe, check_fit, differences, read_recipe
 
 WRONG = {
-    "epochs": [0, 1.5, "3"], "batch_size": [1, -2], "lr": [0, -1, float("nan"), "fast"], "momentum": [1, -0.1],
-    "weight_decay": [-1, 2], "warmup": [1.0, -0.1], "label_smoothing": [1.0], "pad": [-1], "flip": [1, "no"],
-    "image_size": [-3], "seed": [-1, 2**63], "precision": ["fp16"], "workers": [-1], "skip_bad_images": [0],
-    "device": [0], "data": [3], "memory": [3, "lots", "-1GB"],
+    "epochs": [0, 1.5, "3"], "batch_size": [1, -2], "seed": [-1, 2**63], "precision": ["fp16"],
+    "optimizer.lr": [0, -1, float("nan"), "fast"], "optimizer.momentum": [1, -0.1], "optimizer.weight_decay": [-1, 2],
+    "optimizer.name": ["adam"], "optimizer.betas": [(0.9, 1.0), 0.9], "optimizer.decay": ["norms"],
+    "optimizer.layer_decay": [0.0, 1.1], "optimizer.clip": [0.0], "schedule.name": ["steps"],
+    "schedule.warmup": [-0.1, 30.0], "schedule.min_lr": [-1.0, 0.2], "schedule.milestones": [(0.0,), 0.5],
+    "loss.name": ["mse"], "loss.label_smoothing": [1.0], "mixing.mixup": [-0.1, 1e-6], "mixing.off": [1.0],
+    "average.window": [1.0, -0.5, "all"],
+    "data.path": [3], "data.holdout": [1.0, -0.1], "data.skip_bad_images": [0],
+    "augment.flip": [1, "no"],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in WRONG.items() for v in values])
 def test_a_wrong_value_is_refused_with_the_field_named(name, value):
-    with pytest.raises(ConfigError, match=name):
-        Recipe(**{name: value})
+    with pytest.raises(ConfigError, match=name.rpartition(".")[2]):
+        Recipe().replace({name: value})
 
 
-def test_every_field_but_the_model_has_wrong_values_to_try():
-    assert set(WRONG) == {f.name for f in dataclasses.fields(Recipe)} - {"model"}
+def test_settings_of_the_recipe_are_named_by_their_dotted_names():
+    with pytest.raises(ConfigError, match=r"optimizer\.lr is -1\.0; it must be a number in \(0, 1000\]"):
+        Recipe().replace({"optimizer.lr": -1})
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("lr", "did you mean 'optimizer.lr'"),
+        ("optimiser.lr", "did you mean 'optimizer.lr'"),
+        ("epoch", "did you mean 'epochs'"),
+        ("model.widht", "did you mean 'model.width'"),
+        ("device", "'device' is not a field of a recipe"),
+    ],
+)
+def test_a_name_that_there_is_not_is_refused_with_the_nearest(name, says):
+    with pytest.raises(ConfigError, match=says):
+        Recipe().replace({name: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("optimizer", {"name": "lamb", "momentum": 0.8}, "optimizer.momentum is 0.8, which is for sgd and muon, but"),
+        ("optimizer", {"betas": (0.9, 0.99)}, r"betas is \(0.9, 0.99\), which is for adamw and lamb.*name is sgd"),
+        ("optimizer", {"name": "adamw", "others_lr": 2.0}, "which is for muon"),
+        ("schedule", {"milestones": (0.3,)}, "which is for step, but schedule.name is cosine; leave it out, or at"),
+        ("schedule", {"name": "constant", "min_lr": 0.01}, "which is for cosine and linear"),
+        ("loss", {"threshold": 0.2}, "which is for bce, but loss.name is ce"),
+    ],
+)
+def test_a_field_that_would_be_ignored_is_refused(name, value, says):
+    with pytest.raises(ConfigError, match=says):
+        Recipe().replace({name: value})
+
+
+def test_a_warm_up_of_epochs_is_shorter_than_the_run():
+    assert Recipe(epochs=6).replace({"schedule.warmup": 5}).schedule.warmup == 5
+    with pytest.raises(
+        ConfigError, match="schedule.warmup is 5 epochs but the run has 5; give a share below 1, or more"
+    ):
+        Recipe(epochs=5).replace({"schedule.warmup": 5})
+
+
+def test_tables_and_fields_change_together():
+    recipe = Recipe().replace({"optimizer": {"lr": 0.3}, "optimizer.momentum": 0.5}, epochs=3)
+    assert (recipe.optimizer.lr, recipe.optimizer.momentum, recipe.epochs) == (0.3, 0.5, 3)
+    assert recipe.optimizer.weight_decay == Recipe().optimizer.weight_decay
+
+
+def test_a_new_recipe_is_that_of_the_digits():
+    assert Recipe() == Recipe.default() == Recipe.default(scan("digits"))
 
 
 @pytest.mark.parametrize("data", ["digits", "cifar10", "cifar100", "fashion-mnist"])
 def test_defaults_fit_their_data_and_round_trip(data):
-    recipe = default_recipe(facts(data))
-    check_fit(recipe, facts(data))
+    recipe = Recipe.default(data)
+    check_fit(recipe, scan(data))
     assert Recipe.from_toml(recipe.to_toml()) == recipe
 
 
+def test_a_recipe_changed_in_every_table_comes_back_from_toml():
+    recipe = Recipe().replace(
+        {
+            "model.block": ("basic", "bottleneck"), "data.image_size": (32, 48), "augment.pad": 3, "optimizer.lr": 1e-7,
+            "schedule.warmup": 0.3, "loss.label_smoothing": 0.0, "average.window": 0.25, "seed": 2**63 - 1,
+            "precision": "bf16",
+        }
+    )  # fmt: skip
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    assert hash(Recipe.from_toml(recipe.to_toml())) == hash(recipe)
+
+
+def test_differences_are_told_field_by_field():
+    other = Recipe().replace({"optimizer.lr": 0.2, "model.width": 0.5}, epochs=3)
+    found = differences(Recipe(), other)
+    assert found == {"epochs": (30, 3), "model.width": (1.0, 0.5), "optimizer.lr": (0.1, 0.2)}
+    assert set(found) < set(NAMES)
+
+
 def test_a_folder_of_small_images_gets_a_network_for_small_images(image_folder):
-    small = default_recipe(facts(str(image_folder(side=32))))
+    small = Recipe.default(str(image_folder(side=32)))
     assert small.model.stem == "conv3"
     assert small.model.num_classes == 3
 
 
 def test_a_folder_of_photographs_gets_a_network_for_photographs(image_folder):
-    assert default_recipe(facts(str(image_folder(side=80)))).model.stem == "conv7"
-
-
-def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_path):
-    path = tmp_path / "r.toml"
-    path.write_text('epochs = 7\nlr = 0.01\n[model]\npreset = "cifar_resnet20"\nwidth = 0.5\n')
-    from residuum.cli.main import parse
-
-    recipe = parse(["train", "--recipe", str(path), "--lr", "0.02", "--model.dropout", "0.1"]).recipe
-    assert (recipe.epochs, recipe.lr, recipe.batch_size) == (7, 0.02, default_recipe(facts("digits")).batch_size)
-    expected = preset("cifar_resnet20").replace(width=0.5, dropout=0.1, in_channels=1)
-    assert recipe.model == expected
-
-
-def test_a_preset_on_the_line_goes_over_the_files(tmp_path):
-    path = tmp_path / "r.toml"
-    path.write_text('[model]\npreset = "cifar_resnet20"\n')
-    from residuum.cli.main import parse
-
-    recipe = parse(["train", "--recipe", str(path), "--model", "cifar_resnet32"]).recipe
-    assert recipe.model.depths == (5, 5, 5)
-
-
-def test_a_recipe_files_data_decides_the_defaults(tmp_path):
-    path = tmp_path / "r.toml"
-    path.write_text('data = "cifar10"\n')
-    from residuum.cli.main import parse
-
-    recipe = parse(["train", "--recipe", str(path)]).recipe
-    assert recipe == default_recipe(facts("cifar10"))
+    assert Recipe.default(str(image_folder(side=80))).model.stem == "conv7"
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("epoch = 3", "'epoch'.*did you mean 'epochs'"),
-        ("[model]\nwidht = 3", "'widht'.*did you mean 'width'"),
-        ("model = 'resnet50'", r"\[model\]"),
+        ("lr = 0.1", "did you mean 'optimizer.lr'"),
+        ("[model]\nwidht = 3", r"'model\.widht'.*did you mean 'model\.width'"),
+        ("model = 'resnet50'", r"\[model\] with a line preset"),
+        ("data = 'digits'", r"\[data\] with a line path"),
         ("epochs = ", "not valid TOML"),
-        ("data = 3", "data"),
+        ("[data]\npath = 3", "data.path"),
+        ("device = 'cpu'", "'device' is not a field of a recipe"),
     ],
 )
-def test_a_wrong_file_is_refused(tmp_path, text, says):
+def test_a_wrong_file_is_refused_and_named(tmp_path, text, says):
     path = tmp_path / "r.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=says):
-        recipe_file(path)
+    with pytest.raises(ConfigError, match=says) as caught:
+        read_recipe(path)
+    assert str(path) in str(caught.value)
 
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
-        recipe_file(tmp_path / "none.toml")
+        read_recipe(tmp_path / "none.toml")
 
 
 def test_a_file_may_hold_a_runs_whole_recipe(tmp_path):
-    recipe = default_recipe(facts("digits")).replace(epochs=2)
-    path = tmp_path / "config.toml"
+    recipe = Recipe.default("digits").replace(epochs=2)
+    path = tmp_path / "recipe.toml"
     path.write_text(recipe.to_toml())
-    assert with_file(default_recipe(facts("digits")), recipe_file(path)) == recipe
+    assert Recipe.default("digits").replace(read_recipe(path)) == recipe
 
 
 @pytest.mark.parametrize("changes", [{"num_classes": 3}, {"in_channels": 3}])
 def test_a_network_that_does_not_fit_the_data_is_refused(changes):
-    recipe = default_recipe(facts("digits"))
+    recipe = Recipe.default("digits")
     with pytest.raises(ConfigError, match=next(iter(changes))):
-        check_fit(recipe.replace(model=recipe.model.replace(**changes)), facts("digits"))
+        check_fit(recipe.replace({f"model.{name}": value for name, value in changes.items()}), scan("digits"))
+
+
+def test_a_preset_takes_the_place_of_the_datas_usual_network():
+    assert Recipe.default("digits", "cifar_resnet32").model == preset("cifar_resnet32").replace(in_channels=1)
+
+
+@pytest.mark.parametrize(("field", "value"), [("workers", -1), ("memory", "lots"), ("save_every", 0), ("device", 3)])
+def test_an_execution_is_checked_too(field, value):
+    with pytest.raises(ConfigError, match=field if field != "memory" else "lots"):
+        Execution(**{field: value})
+
+
+def test_an_execution_comes_back_from_toml():
+    for execution in (Execution(), Execution(memory="2GB", workers=0, test=False)):
+        assert Execution.from_toml(execution.to_toml()) == execution
+
+
+def test_the_cache_is_the_one_of_all_downloads_unless_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("RESIDUUM_CACHE", str(tmp_path))
+    assert Execution().cache_folder == tmp_path
+    assert Execution(cache=str(tmp_path / "other")).cache_folder == tmp_path / "other"
+    with pytest.raises(ConfigError, match="cache is '~nobody-at-all/x'"):
+        _ = Execution(cache="~nobody-at-all/x").cache_folder
+
+
+def test_recipe_and_execution_share_no_name():
+    assert not {f.name for f in dataclasses.fields(Execution)} & {f.name for f in dataclasses.fields(Recipe)}

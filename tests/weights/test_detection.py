@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from residuum import PRESETS, ResNet, ResNetConfig, WeightsError, infer_config
-from residuum.weights.detection import UNSEEN, _as_seen, fitting_presets
-from residuum.weights.files import in_layout
-from residuum.weights.layouts import LAYOUTS, check_sayable
+from residuum import PRESETS, ResNetConfig, WeightsError, infer_config
+from residuum.weights.checkpoint import on_meta
+from residuum.weights.converting import in_layout
+from residuum.weights.detection import _as_seen, fitting_presets
+from residuum.weights.layouts import LAYOUTS, check_layout
+from residuum.weights.published import UNSEEN
 
 
 def weights(config):
-    with torch.device("meta"):
-        return ResNet(config).state_dict()
+    return on_meta(config).state_dict()
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -76,7 +77,7 @@ def test_weights_of_half_a_network_are_refused():
 )
 def test_a_network_that_a_library_lacks_is_not_written_in_its_layout(layout, fields, says):
     with pytest.raises(WeightsError, match=says):
-        check_sayable(ResNetConfig(**fields), layout)
+        check_layout(ResNetConfig(**fields), layout)
 
 
 def test_every_layout_says_the_fields_that_it_allows():

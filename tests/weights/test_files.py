@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from residuum import ResNetConfig, create
 from residuum.errors import WeightsError
-from residuum.weights.files import KEY, load, read_metadata, save
+from residuum.weights.files import load, read_metadata, save
+from residuum.weights.reading import KEY
 
 CONFIG = ResNetConfig(depths=(1, 1), widths=(8, 16), stem_width=8, antialias="blur", num_classes=3)
 
@@ -52,17 +53,17 @@ def test_damaged_files_are_refused(saved, tmp_path):
         with pytest.raises(WeightsError, match=bad.name) as caught:
             load(bad)
         assert "\n" not in str(caught.value)
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match="there is no weights file"):
         load(tmp_path / "none.safetensors")
 
 
 @pytest.mark.parametrize(
-    "noted", [None, "[1]", "{", '{"config": 3}', '{"config": {"widht": 1}}', '{"config": {"width": -1}}']
+    "noted", ["[1]", "{", '{"config": 3}', '{"config": {"widht": 1}}', '{"config": {"width": -1}}']
 )
 def test_a_file_without_a_readable_config_is_refused(tmp_path, noted):
     path = tmp_path / "x.safetensors"
-    save_file({"a": torch.zeros(1)}, path, None if noted is None else {KEY: noted})
-    with pytest.raises(WeightsError, match="config|metadata"):
+    save_file({"a": torch.zeros(1)}, path, {KEY: noted})
+    with pytest.raises(WeightsError, match="the metadata of .* is damaged"):
         load(path)
 
 

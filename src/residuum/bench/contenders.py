@@ -1,35 +1,30 @@
-"""Who takes part: a network of each library, and the step of it that is timed."""
+"""Who takes part: a network of each library, and networks from outside that are named by where they are made."""
 
-from collections.abc import Callable
+import inspect
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
-from typing import Any, Literal
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from residuum.errors import BenchError, nearest
-from residuum.inference.folding import optimize_for_inference
+from residuum.bench.workloads import Precision, Workload
+from residuum.errors import BenchError, MissingExtraError, first_line, nearest, quoted
+from residuum.factory import create
 from residuum.memory import recompute
-from residuum.nn.resnet import create
 from residuum.presets import PRESETS, preset
 
-Task = Literal["train", "infer"]
-Precision = Literal["fp32", "bf16"]
-Layout = Literal["nchw", "channels-last"]
-Mode = Literal["eager", "compiled", "graph"]
-
-OUT_OF_THE_BOX = "residuum:auto"  # as `residuum train` and `predict` run it, whatever the cell says
+OUT_OF_THE_BOX = "residuum:auto"  # as `residuum train` and `predict` run it, whatever the workload says
 # Large matrix products: what the machine can do at all, in each precision.
 REFERENCES: dict[str, Precision] = {"matmul:fp32": "fp32", "matmul:bf16": "bf16"}
-_BRUTE_FORCE = "brute_force"
-_RECOMPUTING = {f"residuum:{mode}": mode for mode in ("selective", "block", "stage")}
+RECOMPUTING = {f"residuum:{mode}": mode for mode in ("selective", "block", "stage")}
 # Contender to the package that it needs.
 PACKAGES = {
-    _BRUTE_FORCE: "torch",
     "residuum": "torch",
-    **dict.fromkeys(_RECOMPUTING, "torch"),
+    **dict.fromkeys(RECOMPUTING, "torch"),
     OUT_OF_THE_BOX: "torch",
     "torchvision": "torchvision",
     "timm": "timm",
@@ -38,72 +33,135 @@ PACKAGES = {
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One comparison: the network, what is done with it, and how it is run. Images are (batch, channels, *size)."""
-
-    model: str
-    task: Task
-    precision: Precision
-    layout: Layout
-    mode: Mode
-    batch: int
-    size: tuple[int, int]
-    device: str = "cpu"
-
-    def __str__(self) -> str:
-        task = "training" if self.task == "train" else "inference"
-        size = "x".join(map(str, self.size))
-        return f"{self.model} {task}, {self.precision} {self.layout} {self.mode}, batch {self.batch} of {size}"
-
-
-@dataclass(frozen=True)
-class Step:
-    """What is timed: `run` does one step.
-
-    Its memory is that of `passes`, the forward and in training the backward pass, into gradients that are there
-    already; `tensors` are there all the time. `precision` is that of its convolutions.
+class Contender:
+    """`name` is what the report calls it. `source` says where a network from outside is made, MODULE:CALLABLE or
+    FILE.py:CALLABLE, and is empty for those of `PACKAGES`.
     """
 
-    run: Callable[[], object]
-    passes: Callable[[], object]
-    tensors: Callable[[], list[Tensor]]
-    precision: Precision
+    name: str
+    source: str = ""
 
 
-def check_contenders(names: tuple[str, ...]) -> None:
-    """Raise `BenchError` for a contender that is not known or not installed."""
+def contender_of(text: str) -> Contender:
+    """One of `PACKAGES`, or a network from outside: MODULE:CALLABLE or FILE.py:CALLABLE, with NAME= before it or not.
+
+    Raises `BenchError` or `MissingExtraError` for one that is not known, not installed or cannot be imported.
+    """
+    if text in PACKAGES:
+        if find_spec(PACKAGES[text]) is None:
+            raise MissingExtraError(f"{text} is not installed; install it with: pip install 'residuum[bench]'")
+        return Contender(text)
+    name, _, source = text.rpartition("=")
+    place, _, attribute = source.rpartition(":")
+    if not (place and attribute) or (not name and place == "residuum"):
+        raise BenchError(
+            f"there is no contender {quoted(text)}{nearest(text, PACKAGES)}; the contenders are {', '.join(PACKAGES)}, "
+            "and networks from outside written NAME=MODULE:CALLABLE or NAME=FILE.py:CALLABLE"
+        )
+    outside(source)
+    return Contender(name or attribute, source)
+
+
+def contenders_of(texts: Sequence[str], baseline: str) -> tuple[Contender, ...]:
+    """Those that are named, or all libraries that are installed.
+
+    Raises `BenchError` where two have one name or the baseline is not among them.
+    """
+    found = [contender_of(text) for text in dict.fromkeys(texts)] or usual_contenders()
+    names = [contender.name for contender in found]
     for name in names:
-        if name not in PACKAGES:
-            raise BenchError(
-                f"there is no contender {name!r}{nearest(name, PACKAGES)}; the contenders are {', '.join(PACKAGES)}"
-            )
-        if not _installed(name):
-            raise BenchError(f"{name} is not installed; install it with: pip install {PACKAGES[name]}")
+        if names.count(name) > 1 or (name in PACKAGES and Contender(name) not in found):
+            raise BenchError(f"{quoted(name)} would be the name of two contenders; give one another: NAME={name}")
+    if baseline not in names:
+        raise BenchError(
+            f"the baseline {quoted(baseline)} is not one of the contenders{nearest(baseline, names)}; add it to "
+            f"--contenders, or let --baseline be one of {', '.join(names)}"
+        )
+    return tuple(found)
 
 
-def usual_contenders() -> tuple[str, ...]:
-    """Those that take part unless others are named: what is installed."""
-    return tuple(name for name in PACKAGES if name not in _RECOMPUTING and _installed(name))
+def usual_contenders() -> list[Contender]:
+    """Those that take part unless others are named: each library that is installed, and this package by itself."""
+    return [Contender(n) for n, package in PACKAGES.items() if n not in RECOMPUTING and find_spec(package) is not None]
 
 
-def _installed(name: str) -> bool:
-    return find_spec(PACKAGES[name]) is not None
+def outside(source: str) -> Callable[..., Any]:
+    """What makes a network from outside, imported. Modules are looked for in the current folder too.
+
+    Raises `BenchError` where there is no such module, file or callable, or its import fails.
+    """
+    place, _, attribute = source.rpartition(":")
+    try:
+        if place.endswith(".py"):
+            module = _from_file(Path(place))
+        else:
+            if (here := str(Path.cwd())) not in sys.path:
+                sys.path.append(here)
+            module = import_module(place)
+        found = getattr(module, attribute)
+    except Exception as error:
+        raise BenchError(f"{quoted(source)} cannot be imported ({type(error).__name__}: {first_line(error)})") from None
+    if not callable(found):
+        raise BenchError(f"{quoted(source)} is a {type(found).__name__}; it must be a callable that gives a network")
+    return found  # type: ignore[no-any-return]
 
 
-def absent(name: str, cell: Cell) -> str | None:
-    """Why a contender has no part in a cell, or None where it has."""
+def _from_file(path: Path) -> Any:
+    """A file as a module, run once in a process, with its folder on the path as `python FILE` has it."""
+    name = f"residuum_contender_{path.stem}_{abs(hash(path.resolve()))}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses and pickle look for it there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def absent(contender: Contender, workload: Workload) -> str | None:
+    """Why a contender has no part in a workload, or None where it has."""
+    if contender.source:
+        return None
+    name = contender.name
     library = _LIBRARIES.get(name.partition(":")[0])
-    if library is not None and not library.has(cell.model):
-        return f"{name} has no {cell.model}"
-    if name in _RECOMPUTING and (cell.task == "infer" or cell.mode == "compiled"):
-        return f"{name} differs from residuum in eager training only"
+    if library is not None and not library.has(workload.model):
+        return f"it has no {workload.model}"
+    if name in RECOMPUTING and (workload.task == "infer" or workload.mode == "compiled"):
+        return "it differs from residuum in eager training only"
     return None
 
 
-def build(name: str, model: str) -> nn.Module:
-    """The contender's own network, with its own initial weights: (N, C, H, W) -> (N, num_classes)."""
-    network = _LIBRARIES[name.partition(":")[0]].build(model)
-    return recompute(network, _RECOMPUTING[name]) if name in _RECOMPUTING else network  # type: ignore[arg-type]
+def build(contender: Contender, model: str) -> nn.Module:
+    """The contender's own network, with its own initial weights: (N, C, H, W) -> (N, num_classes).
+
+    One from outside is made by a call with the preset's name, if the callable has a parameter without a default, and
+    without arguments else.
+    """
+    if contender.source:
+        make = outside(contender.source)
+        network = make(model) if _wants_a_name(make) else make()
+        if not isinstance(network, nn.Module):
+            raise BenchError(f"{quoted(contender.source)} gave a {type(network).__name__}; it must give a network")
+        return network
+    network = _LIBRARIES[contender.name.partition(":")[0]].build(model)
+    mode = RECOMPUTING.get(contender.name)
+    return recompute(network, mode) if mode else network  # type: ignore[arg-type]
+
+
+def _wants_a_name(make: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):  # of some written in C
+        return False
+    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
 def _in_torchvision(model: str) -> bool:
@@ -122,12 +180,6 @@ def _in_transformers(model: str) -> bool:
     config = PRESETS[model]
     same = {f: getattr(config, f) for f in ("depths", "block", "num_classes")}
     return config == PRESETS["resnet50"].replace(**same)
-
-
-def _brute_force(model: str) -> nn.Module:
-    from benchmarks.code_size.brute_force import ResNet50
-
-    return ResNet50()
 
 
 def _torchvision(model: str) -> nn.Module:
@@ -175,147 +227,8 @@ class _Library:
 
 
 _LIBRARIES = {
-    _BRUTE_FORCE: _Library(lambda model: model == "resnet50", _brute_force),
     "residuum": _Library(lambda model: model in PRESETS, create),
     "torchvision": _Library(_in_torchvision, _torchvision),
     "timm": _Library(_in_timm, _timm),
     "transformers": _Library(_in_transformers, _transformers),
 }
-
-
-def prepare(name: str, cell: Cell) -> Step:
-    """The contender's step for a cell, ready to run. What comes before it, such as compiling, is not timed."""
-    torch.manual_seed(0)
-    device = torch.device(cell.device)
-    if name in REFERENCES:
-        return _matrix_product(REFERENCES[name], device)
-    if name == OUT_OF_THE_BOX:
-        return _trainer(cell, device) if cell.task == "train" else _predictor(cell, device)
-    layout = torch.channels_last if cell.layout == "channels-last" else torch.contiguous_format
-    model = build(name, cell.model).to(device, memory_format=layout)  # type: ignore[call-overload]
-    images = _images(cell, device).to(memory_format=layout)
-    run = torch.compile(model) if cell.mode == "compiled" else model
-    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=cell.precision == "bf16")
-    if cell.task == "infer":
-        model.eval()
-
-        def infer() -> None:
-            with torch.inference_mode(), autocast():
-                run(images)
-
-        return _step(infer, infer, model, cell)
-    labels = torch.randint(preset(cell.model).num_classes, (cell.batch,), device=device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-
-    def passes() -> None:
-        with autocast():
-            loss = nn.functional.cross_entropy(run(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    def train() -> None:
-        optimizer.zero_grad()
-        passes()
-        optimizer.step()
-
-    return _step(train, passes, model, cell)
-
-
-def _step(run: Callable[[], None], passes: Callable[[], None], model: nn.Module, cell: Cell) -> Step:
-    return Step(_graph(run) if cell.mode == "graph" else run, passes, partial(_tensors, model), cell.precision)
-
-
-def _images(cell: Cell, device: torch.device) -> Tensor:
-    return torch.randn(cell.batch, preset(cell.model).in_channels, *cell.size, device=device)
-
-
-def _tensors(model: nn.Module) -> list[Tensor]:
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return [*model.parameters(), *model.buffers(), *gradients]
-
-
-def _graph(step: Callable[[], None]) -> Callable[[], object]:
-    """The whole step as one CUDA graph."""
-    cuda: Any = torch.cuda
-    side = cuda.Stream()
-    side.wait_stream(cuda.current_stream())
-    with cuda.stream(side):
-        for _ in range(3):  # gradients, momentum and cuDNN's choices have to be there before the capture
-            step()
-    cuda.current_stream().wait_stream(side)
-    graph = cuda.CUDAGraph()
-    with cuda.graph(graph):
-        step()
-    return graph.replay  # type: ignore[no-any-return]
-
-
-def _matrix_product(precision: Precision, device: torch.device) -> Step:
-    side = matrix_side(device.type)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    out = torch.empty_like(left)
-    product = partial(torch.mm, left, right, out=out)
-    return Step(product, product, lambda: [left, right, out], precision)
-
-
-def matrix_side(kind: str) -> int:
-    """Rows of the square matrices of the reference: large enough that their product reaches what a machine can do."""
-    return 2048 if kind == "cpu" else 8192
-
-
-def _trainer(cell: Cell, device: torch.device) -> Step:
-    """The very step of `residuum train`, augmentation included."""
-    from residuum.data.sources import Part, Source
-    from residuum.devices import probe_bf16, set_up
-    from residuum.preprocessing import Preprocessing
-    from residuum.train.loop import Session
-    from residuum.train.recipe import Recipe
-
-    set_up(device)
-    config = preset(cell.model)
-    pixels = torch.randint(256, (2 * cell.batch, *cell.size, config.in_channels), dtype=torch.uint8)
-    part = Part(pixels, torch.randint(config.num_classes, (2 * cell.batch,)))
-    centre = (0.5,) * config.in_channels, (0.25,) * config.in_channels
-    source = Source(
-        tuple(map(str, range(config.num_classes))),
-        part,
-        part,
-        Preprocessing(config.in_channels, cell.size, *centre, 0.0),
-    )
-    recipe = Recipe(
-        model=config,
-        epochs=1000,
-        batch_size=cell.batch,
-        lr=0.01,
-        flip=True,
-        pad=4,
-        precision="bf16" if probe_bf16(device)[0] else "fp32",
-        device=str(device),
-    )
-    session = Session(recipe, source, device)
-    session.model.train()
-
-    def forever() -> Any:
-        for epoch in range(recipe.epochs):
-            session.progress.begin_epoch(len(session.train_batches), device)
-            yield from session.train_batches.epoch(epoch)
-
-    batches = forever()
-
-    def passes() -> None:
-        loss, _ = session.forward(*next(batches))
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    tensors = partial(_tensors, session.model)
-    return Step(lambda: session.step(*next(batches)), passes, tensors, "bf16" if session.bf16 else "fp32")
-
-
-def _predictor(cell: Cell, device: torch.device) -> Step:
-    """The network as `residuum predict` runs it."""
-    model = optimize_for_inference(create(cell.model).to(device))
-    images = _images(cell, device)
-
-    def infer() -> None:
-        with torch.inference_mode():
-            model(images)
-
-    return Step(infer, infer, partial(_tensors, model), "bf16" if model.dtype == torch.bfloat16 else "fp32")

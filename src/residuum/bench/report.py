@@ -1,360 +1,259 @@
-"""A comparison for people: tables in a terminal, Markdown for a README, one self-contained page with charts."""
+"""A comparison for people: tables for a terminal and a README, and a page with charts."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from html import escape
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
-from benchmarks.code_size.changes import CHANGES
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
-from residuum.bench.results import CellResult, Difference, Lines, Report, Row
-from residuum.errors import BenchError
+from residuum.bench.intervals import LEAST_REPETITIONS, Ratio
+from residuum.bench.results import Comparison, Difference, Row, WorkloadResult
+from residuum.bench.workloads import TASKS
+from residuum.errors import BenchError, shortened
 from residuum.files import write_text
+from residuum.report.charts import PALETTE, Bar, Chart, Point, bar_chart, colours, scatter_chart
+from residuum.report.page import Card, Page, Section, html
+from residuum.report.tables import Judged, Table, Value, Verdict, markdown, print_table
 
-_COLOURS = {
-    "brute_force": "#94a3b8", "torchvision": "#c2410c", "timm": "#7c3aed", "transformers": "#ca8a04",
-    "residuum": "#2563eb",
-}  # fmt: skip
-_STYLES = {"faster": "green", "slower": "red"}
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table before it is dressed: the first column names, the others are figures."""
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    wide: tuple[str, ...] = ()  # headings of columns that a narrow terminal does without
+TITLE = "Residual networks compared"
+_LIBRARIES = ("residuum", "torchvision", "timm", "transformers")
+_OF_RATIO: dict[str, Verdict] = {"faster": "better", "slower": "worse"}
 
 
-def sheets(report: Report) -> Iterator[Sheet]:
-    """All tables of a report: everything at a glance, each cell, the lines."""
-    if report.cells:
-        yield _glance(report)
-    for cell in report.cells:
-        yield _cell(cell, report.baseline)
-    if report.lines:
-        yield from lines_sheets(report.lines)
+def tables(found: Comparison) -> Iterator[Table]:
+    """All tables: every workload at a glance, then each by itself."""
+    if found.workloads:
+        yield glance(found)
+    for workload in found.workloads:
+        yield in_full(workload, found.baseline)
 
 
-def lines_sheets(lines: Sequence[Lines]) -> Iterator[Sheet]:
-    """The lines that define each contender's network, and those to change."""
-    yield _lines(lines)
-    yield _changes(lines)
+def _judged(ratio: Ratio, text: str) -> Judged:
+    return Judged(text, _OF_RATIO.get(ratio.verdict, "noise"))
 
 
-def _glance(report: Report) -> Sheet:
-    names = list(dict.fromkeys(row.contender for cell in report.cells for row in cell.rows))
-    counted = {line.count.contender: line for line in report.lines}
-    headings = ["contender", *(["lines", "lines to change"] if counted else [])]
-    common, labels = _labels(report.cells)
-    headings += [label.replace(", ", "\n") for label in labels]
+def glance(found: Comparison) -> Table:
+    """A row for each workload: how fast each contender is beside the baseline, where that is more than noise."""
+    names = [name for name in _contenders(found) if name != found.baseline]
+    common, labels = _labels(found.workloads)
     rows = []
-    for name in names:
-        line = counted.get(name)
-        row = [name] + (
-            [str(line.count.file), str(sum(line.changes.values()))] if line else [""] * (2 if counted else 0)
-        )
-        for cell in report.cells:
-            mine, base = cell.row(name), cell.row(report.baseline)
-            row.append("" if mine is None or base is None else f"{base.step / mine.step:.0%}")
+    for label, workload in zip(labels, found.workloads, strict=True):
+        row: list[Value] = [label]
+        for name in names:
+            mine = workload.row(name)
+            ratio = workload.ratio(mine, found.baseline) if mine else None
+            if ratio is None:
+                row.append("-")
+            else:
+                row.append(_judged(ratio, ratio.verdict if ratio.low <= 1 <= ratio.high else _percent(ratio.value)))
         rows.append(tuple(row))
-    note = f"Speed in images/s as a share of {report.baseline}'s, of medians."
-    if counted:
-        note += " Lines define the network, in its own files; lines to change are of ten modifications together."
-    return Sheet(f"At a glance: {common}", tuple(headings), tuple(rows), note)
+    note = (
+        f"Speed as a share of {found.baseline}'s. Where the interval of 95 % holds 100 %, the difference is noise, and "
+        "half the interval is shown."
+    )
+    title = f"At a glance: {common}" if common else "At a glance"
+    return Table(title, ("workload", *names), tuple(rows), note)
 
 
-def _labels(cells: Sequence[CellResult]) -> tuple[str, list[str]]:
-    """What all cells have in common, and what tells each of them from the others."""
-    fields = ("model", "task", "precision", "layout", "mode")
-    parts = [[*(str(cell.settings[f]) for f in fields), f"batch {cell.batch}"] for cell in cells]
+def _contenders(found: Comparison) -> list[str]:
+    return list(dict.fromkeys(row.contender for workload in found.workloads for row in workload.rows))
+
+
+def _labels(workloads: Sequence[WorkloadResult]) -> tuple[str, list[str]]:
+    """What all workloads have in common, and what tells each of them from the others; one has its name alone."""
+    if len(workloads) == 1:
+        return "", [workloads[0].name]
+    fields = ("model", "task", "precision", "memory_format", "mode")
+    parts = []
+    for workload in workloads:
+        words = [str(workload.settings[name]) for name in fields]
+        words[1] = TASKS.get(words[1], words[1])
+        size = "x".join(map(str, workload.settings["image_size"]))
+        parts.append([*words, f"batch {workload.batch_size}", size])
     same = [len({words[i] for words in parts}) == 1 for i in range(len(parts[0]))]
-    common = " ".join(word for word, shared in zip(parts[0], same, strict=True) if shared)
+    common = ", ".join(word for word, shared in zip(parts[0], same, strict=True) if shared)
     own = [", ".join(word for word, shared in zip(words, same, strict=True) if not shared) for words in parts]
-    return common, [label or cell.name for label, cell in zip(own, cells, strict=True)]
+    return common, [label or workload.name for label, workload in zip(own, workloads, strict=True)]
 
 
-def _cell(cell: CellResult, baseline: str) -> Sheet:
+def in_full(workload: WorkloadResult, baseline: str) -> Table:
+    """All figures of one workload."""
     headings = (
-        "contender", "images/s", "step, ms", "quartiles", "ratio", "interval", "", "peak, MiB", "growth, MiB",
+        "contender", "images/s", "step, ms", "quartiles", "ratio", "interval", "verdict", "peak, MiB", "growth, MiB",
         "of limit",
     )  # fmt: skip
-    rows = tuple(_figures(cell, row, baseline) for row in cell.rows)
-    used = dict.fromkeys(row.precision for row in cell.measured())
-    limits = " and ".join(f"{cell.limit(precision) / 1e9:,.0f} GFLOP/s in {precision}" for precision in used)
-    note = (
-        f"The ratio is to {baseline}'s speed, with its interval of 95 %. The limit is a large matrix product's "
-        f"{limits}; a step is {cell.flops / 1e9:,.1f} GFLOP."
+    rows = tuple(_figures(workload, row, baseline) for row in workload.measured())
+    return Table(
+        workload.name,
+        headings,
+        rows,
+        _note(workload, baseline),
+        wide=("step, ms", "quartiles", "interval", "growth, MiB"),
     )
-    left_out = [f"{row.contender} left out: {row.error}." for row in cell.rows if row.error]
-    return Sheet(cell.name, headings, rows, " ".join([note, *left_out]), wide=("step, ms", "quartiles", "growth, MiB"))
 
 
-def _figures(cell: CellResult, row: Row, baseline: str) -> tuple[str, ...]:
-    if not row.times:
-        return (row.contender, *["-"] * 9)
-    ratio = cell.ratio(row, baseline)
-    compared = (f"{ratio.value:.3f}", f"{ratio.low:.3f}-{ratio.high:.3f}", ratio.verdict) if ratio else ("", "", "")
+def _figures(workload: WorkloadResult, row: Row, baseline: str) -> tuple[Value, ...]:
+    ratio = workload.ratio(row, baseline)
+    compared: tuple[Value, ...] = ("", "", "")
+    if ratio is not None:
+        compared = (f"{ratio.value:.3f}", f"{ratio.low:.3f}-{ratio.high:.3f}", _judged(ratio, ratio.verdict))
     low, high = row.quartiles
     return (
         row.contender,
-        f"{cell.speed(row):.1f}",
+        f"{workload.speed(row):.1f}",
         f"{1000 * row.step:.1f}",
         f"{1000 * low:.1f} to {1000 * high:.1f}",
         *compared,
         _mebibytes(row.peak),
         _mebibytes(row.grown),
-        f"{cell.share(row):.0%}",
+        _percent(workload.share(row)),
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _mebibytes(size: int | None) -> str:
     return "-" if size is None else f"{size / 2**20:.0f}"
 
 
-def _lines(lines: Sequence[Lines]) -> Sheet:
-    rows = tuple(
-        (c.contender, *(f"{n:,}" for n in (c.file, c.all, c.whole_file, c.whole_all, c.files)))
-        for c in (line.count for line in lines)
-    )
-    headings = ("contender", "in its own files", "with all it needs", "its files, whole", "all files, whole", "files")
-    note = (
-        "Lines of code that define ResNet-50, without blank lines, comments and docstrings: what is reached by name "
-        "from the call that makes the network, within the contender's own library. Ours are of the whole family."
-    )
-    return Sheet("Lines", headings, rows, note)
+def _note(workload: WorkloadResult, baseline: str) -> str:
+    measured = workload.measured()
+    said = [f"The ratio is to {baseline}'s speed, with its interval of 95 %."]
+    if measured and len(measured[0].times) < LEAST_REPETITIONS:
+        said = [f"One repetition is done; a ratio and its interval take {LEAST_REPETITIONS}."]
+    used = dict.fromkeys(row.precision for row in measured)
+    limits = " and ".join(f"{workload.limit(precision) / 1e9:,.0f} GFLOP/s in {precision}" for precision in used)
+    if limits:
+        said.append(f"The limit is a large matrix product's {limits}; a step is {workload.flops / 1e9:,.1f} GFLOP.")
+    for row in measured:
+        if row.flops and abs(row.flops / workload.flops - 1) > 0.01:
+            said.append(f"{row.contender} is another network: its step is {row.flops / 1e9:,.1f} GFLOP.")
+    said += [f"{row.contender} is left out: {row.error.rstrip('.')}." for row in workload.rows if row.error]
+    return " ".join(said)
 
 
-def _changes(lines: Sequence[Lines]) -> Sheet:
-    rows = [(title, *(str(line.changes[name]) for line in lines)) for name, title in CHANGES]
-    rows.append(("all together", *(str(sum(line.changes.values())) for line in lines)))
-    headings = ("modification of ResNet-50", *(line.count.contender for line in lines))
-    return Sheet("Lines to change", headings, tuple(rows))
+def print_report(console: Console, found: Comparison) -> None:
+    """All tables, in a terminal."""
+    for table in tables(found):
+        print_table(console, table)
 
 
-def print_report(console: Console, report: Report) -> None:
-    """All tables."""
-    for sheet in sheets(report):
-        print_sheet(console, sheet)
-
-
-def print_sheet(console: Console, sheet: Sheet) -> None:
-    """One table, its note below."""
-    table = Table(title=sheet.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    shown = [i for i, heading in enumerate(sheet.headings) if console.width >= 110 or heading not in sheet.wide]
-    for place in shown:
-        table.add_column(sheet.headings[place], justify="right" if place else "left", no_wrap=not place)
-    for row in sheet.rows:
-        table.add_row(*(_styled(row[place]) for place in shown))
-    console.print(table)
-    if sheet.note:
-        console.print(sheet.note, style="dim", highlight=False, markup=False)
-    console.print()
-
-
-def _styled(value: str) -> str:
-    return f"[{_STYLES[value]}]{value}[/]" if value in _STYLES else value
-
-
-def comparison(differences: Sequence[Difference]) -> Sheet:
-    """What became of each contender from one report to another."""
-    rows = []
+def difference_table(differences: Sequence[Difference]) -> Table:
+    """What became of each contender from one comparison to another."""
+    rows: list[tuple[Value, ...]] = []
     for d in differences:
         interval = f"{d.ratio.low:.3f}-{d.ratio.high:.3f}"
-        speeds = f"{d.before:.1f}", f"{d.after:.1f}"
-        rows.append(
-            (d.cell, d.contender, *speeds, f"{d.ratio.value:.3f}", interval, f"{d.machine.value:.3f}", d.verdict)
-        )
-    headings = ("cell", "contender", "before, images/s", "after", "ratio", "interval", "machine's own", "")
+        verdict = Judged(d.verdict, _OF_RATIO.get(d.verdict, "noise"))
+        figures = f"{d.before:.1f}", f"{d.after:.1f}", f"{d.ratio.value:.3f}", interval, f"{d.machine.value:.3f}"
+        rows.append((d.workload, d.contender, *figures, verdict))
+    headings = ("workload", "contender", "before, images/s", "after", "ratio", "interval", "machine's own", "verdict")
     note = "The machine's own is the ratio of the matrix product's speed, measured in the same rounds."
-    return Sheet("Second report against first", headings, tuple(rows), note)
+    return Table("Second report against first", headings, tuple(rows), note, wide=("before, images/s", "after"))
 
 
 def in_words(differences: Sequence[Difference]) -> str:
-    """The upshot of a comparison in a sentence."""
-    slower = [f"{d.contender} in {d.cell} ({d.ratio.value - 1:+.1%})" for d in differences if d.verdict == "slower"]
+    """The upshot of two comparisons in a sentence."""
+    slower = [f"{d.contender} in {d.workload} ({d.ratio.value - 1:+.1%})" for d in differences if d.verdict == "slower"]
     if slower:
         return f"Slower by more than noise: {'; '.join(slower)}."
     return "Nothing got slower by more than noise and than the machine itself."
 
 
-def _about(report: Report) -> str:
-    machine = ", ".join(f"{name} {value}" for name, value in report.machine.items() if value)
-    return f"Measured on {report.date} with `{report.command}`: {machine}."
-
-
-def markdown(report: Report) -> str:
+def as_markdown(found: Comparison) -> str:
     """The tables for a README."""
-    parts = [_about(report)]
-    for sheet in sheets(report):
-        lines = [f"### {sheet.title}", ""]
-        lines.append("| " + " | ".join(heading.replace("\n", " ") for heading in sheet.headings) + " |")
-        lines.append("| --- |" + " ---: |" * (len(sheet.headings) - 1))
-        lines += ["| " + " | ".join(row) + " |" for row in sheet.rows]
-        parts.append("\n".join(lines))
-        if sheet.note:
-            parts.append(sheet.note)
-    return "\n\n".join(parts) + "\n"
+    machine = ", ".join(f"{name} {value}" for name, value in found.machine.items() if value)
+    about = shortened(f"Measured on {found.date} with `{found.command}`: {machine}.", 2000)
+    return "\n\n".join([about, *map(markdown, tables(found))]) + "\n"
 
 
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#0f172a;background:#f8fafc;margin:0}
-main{max-width:1100px;margin:0 auto;padding:2rem 1.5rem 4rem}
-h1{font-size:1.7rem;margin:0 0 .3rem}h2{font-size:1.1rem;margin:2.2rem 0 .6rem}
-.about,.note{color:#64748b;font-size:.85rem}
-.card{background:#fff;border:1px solid #e2e8f0;border-radius:10px;padding:1rem 1.2rem;margin:.6rem 0;overflow-x:auto}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.86rem}
-th,td{text-align:right;padding:.35rem .55rem;border-bottom:1px solid #e2e8f0;white-space:nowrap}
-th{color:#475569;font-weight:600;white-space:pre-line;vertical-align:bottom}
-th:first-child,td:first-child{text-align:left}tr:last-child td{border-bottom:0}
-.faster{color:#15803d;font-weight:600}.slower{color:#b91c1c;font-weight:600}
-svg{max-width:100%;height:auto}code{background:#f1f5f9;border-radius:4px;padding:.1rem .3rem}
-"""
+def page(found: Comparison) -> Page:
+    """The page: how many workloads each contender is faster and slower in, charts, tables."""
+    sections = []
+    if found.workloads:
+        speed = (
+            f"Speed as a multiple of {found.baseline}'s, with its interval of 95 %: where its line crosses the dotted "
+            "one, the difference is within the noise."
+        )
+        colour = _colours(found)
+        bars = tuple(_speed_chart(workload, found.baseline, colour) for workload in found.workloads)
+        sections.append(Section("Speed", speed, bars, (glance(found),)))
+        trained = [w for w in found.workloads if w.settings["task"] == "train" and _with_peak(w)]
+        if trained:
+            text = "Up and to the left is better. The peak is of the tensors that a step makes, parameters apart."
+            points = tuple(_memory_chart(workload, colour) for workload in trained)
+            sections.append(Section("Speed against memory", text, points))
+        full = tuple(in_full(workload, found.baseline) for workload in found.workloads)
+        sections.append(Section("All figures", tables=full))
+    details = {name: str(value) for name, value in found.machine.items() if value}
+    about = f"Measured on {found.date}. Speeds are compared with {found.baseline}'s."
+    return Page(TITLE, about, found.command, details, tuple(_cards(found)), tuple(sections))
 
 
-def page(report: Report) -> str:
-    """One HTML page that needs nothing else, charts included."""
-    charts = {
-        "Speed": _svg(_speed_chart(report)) if report.cells else "",
-        "Speed and memory": _svg(_frontier_chart(report)) if _trained(report) else "",
-        "Lines of code": _svg(_lines_chart(report)) if report.lines else "",
-    }
-    machine = " · ".join(f"{escape(k)} {escape(str(v))}" for k, v in report.machine.items() if v)
-    body = [
-        "<h1>Residual networks compared</h1>",
-        f'<p class="about">{escape(report.date)} · <code>{escape(report.command)}</code><br>{machine}</p>',
-        *(f'<h2>{title}</h2><div class="card">{chart}</div>' for title, chart in charts.items() if chart),
-        *(_html_table(sheet) for sheet in sheets(report)),
+def _cards(found: Comparison) -> Iterator[Card]:
+    """How often each contender is faster or slower than the baseline."""
+    for name in _contenders(found):
+        pairs = [(workload, row) for workload in found.workloads if (row := workload.row(name)) is not None]
+        ratios = [ratio for workload, row in pairs if (ratio := workload.ratio(row, found.baseline)) is not None]
+        if not ratios:
+            continue
+        count = Counter(_OF_RATIO.get(ratio.verdict, "noise") for ratio in ratios)
+        words: dict[Verdict, str] = {"better": "faster", "worse": "slower", "noise": "within noise"}
+        said = [f"{count[verdict]} {word}" for verdict, word in words.items() if count[verdict]]
+        verdict = _only(count)
+        which = "1 workload" if len(ratios) == 1 else f"{len(ratios)} workloads"
+        yield Card(name, ", ".join(said), f"beside {found.baseline}, in {which}", verdict)
+
+
+def _only(count: Counter[Verdict]) -> Verdict | None:
+    """Better where something is and nothing worse, and the other way round."""
+    if bool(count["better"]) == bool(count["worse"]):
+        return None
+    return "better" if count["better"] else "worse"
+
+
+def _colours(found: Comparison) -> dict[str, str]:
+    """A library's variants share its colour; networks from outside take those that are left."""
+    libraries = dict(zip(_LIBRARIES, PALETTE, strict=False))
+    names = _contenders(found)
+    known = {name: libraries[library] for name in names if (library := name.partition(":")[0]) in libraries}
+    return colours(names, known)
+
+
+def _speed_chart(workload: WorkloadResult, baseline: str, colour: dict[str, str]) -> Chart:
+    bars, said = [], []
+    base = workload.row(baseline)
+    for row in workload.measured():
+        ratio = workload.ratio(row, baseline)
+        value = ratio.value if ratio else (base.step / row.step if base else 0.0)
+        interval = (ratio.low, ratio.high) if ratio else None
+        speed = f"{workload.speed(row):.1f}"
+        bars.append(Bar(row.contender, value, interval, speed, colour[row.contender]))
+        verdict = f", {ratio.verdict}, interval {ratio.low:.2f} to {ratio.high:.2f}" if ratio else ""
+        said.append(f"{row.contender} {value:.2f}, {speed} images/s{verdict}")
+    return bar_chart(
+        workload.name, bars, unit=f"speed, {baseline} = 1", labels="images/s", description="; ".join(said) + ".",
+        reference=1.0,
+    )  # fmt: skip
+
+
+def _with_peak(workload: WorkloadResult) -> list[Row]:
+    return [row for row in workload.measured() if row.peak]
+
+
+def _memory_chart(workload: WorkloadResult, colour: dict[str, str]) -> Chart:
+    points = [
+        Point(row.contender, (row.peak or 0) / 2**20, workload.speed(row), colour[row.contender])
+        for row in _with_peak(workload)
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Residual networks compared</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n'
-        f"<body><main>{''.join(body)}</main></body></html>\n"
-    )
+    said = "; ".join(f"{point.name}: {point.x:.0f} MiB, {point.y:.1f} images/s" for point in points)
+    return scatter_chart(
+        workload.name, points, x="peak of a step's tensors, MiB", y="images/s", description=f"{said}."
+    )  # fmt: skip
 
 
-def _html_table(sheet: Sheet) -> str:
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in sheet.headings)
-    rows = "".join("<tr>" + "".join(_html_value(value) for value in row) + "</tr>" for row in sheet.rows)
-    note = f'<p class="note">{escape(sheet.note)}</p>' if sheet.note else ""
-    return f'<h2>{escape(sheet.title)}</h2><div class="card"><table><tr>{head}</tr>{rows}</table>{note}</div>\n'
-
-
-def _html_value(value: str) -> str:
-    return f'<td class="{value}">{value}</td>' if value in _STYLES else f"<td>{escape(value)}</td>"
-
-
-def _colour(contender: str) -> str:
-    return _COLOURS[contender.partition(":")[0]]
-
-
-def _svg(figure: Any) -> str:
-    from matplotlib import rc_context
-
-    file = StringIO()
-    with rc_context({"svg.hashsalt": "residuum"}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _axes(axes: Any, title: str) -> None:
-    axes.set_title(title, fontsize=9, loc="left")
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _panels(count: int, height: float, alone: float) -> tuple[Any, list[Any]]:
-    """A figure, and axes for so many panels of a height in inches, two in a row or one of a width."""
-    from matplotlib.figure import Figure
-
-    columns = min(2, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(10 if columns > 1 else alone, rows * height), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for axes in panels[count:]:
-        axes.set_visible(False)
-    return figure, panels[:count]
-
-
-def _speed_chart(report: Report) -> Any:
-    """Speed over the baseline's, a panel for each cell, with the interval."""
-    most = max(len(cell.rows) for cell in report.cells)
-    figure, panels = _panels(len(report.cells), 0.8 + 0.27 * most, alone=10)
-    for axes, cell in zip(panels, report.cells, strict=True):
-        shown = [(row, cell.ratio(row, report.baseline)) for row in reversed(cell.measured())]
-        values = [ratio.value if ratio else 1.0 for _, ratio in shown]
-        axes.barh([row.contender for row, _ in shown], values, color=[_colour(row.contender) for row, _ in shown])
-        for place, (row, ratio) in enumerate(shown):
-            if ratio:
-                axes.plot([ratio.low, ratio.high], [place, place], color="#0f172a", linewidth=1.6)
-            end = ratio.high if ratio else 1.0
-            axes.text(end, place, f"  {cell.speed(row):.1f} images/s", va="center", fontsize=7.5)
-        axes.axvline(1, color="#0f172a", linewidth=0.8, linestyle=":")
-        axes.set_xlim(0, 1.3 * max([*values, 1.0]))
-        axes.set_xlabel(f"speed, {report.baseline}'s is 1", fontsize=8)
-        _axes(axes, cell.name)
-    return figure
-
-
-def _trained(report: Report) -> list[CellResult]:
-    return [c for c in report.cells if c.settings["task"] == "train" and any(r.peak is not None for r in c.measured())]
-
-
-def _frontier_chart(report: Report) -> Any:
-    """Images/s against peak memory, a panel for each training cell: up and to the left is better."""
-    cells = _trained(report)
-    figure, panels = _panels(len(cells), 3.4, alone=6)
-    for axes, cell in zip(panels, cells, strict=True):
-        for row in cell.measured():
-            if row.peak is not None:
-                axes.scatter(row.peak / 2**20, cell.speed(row), color=_colour(row.contender), s=42)
-                place = (row.peak / 2**20, cell.speed(row))
-                axes.annotate(row.contender, place, xytext=(6, 4), textcoords="offset points", fontsize=7.5)
-        axes.set_xlabel("peak of a step's tensors, MiB", fontsize=8)
-        axes.set_ylabel("images/s", fontsize=8)
-        axes.set_xlim(0, 1.35 * max(row.peak or 0 for row in cell.measured()) / 2**20)
-        axes.set_ylim(0, 1.2 * max(cell.speed(row) for row in cell.measured()))
-        axes.grid(alpha=0.25)
-        _axes(axes, cell.name)
-    return figure
-
-
-def _lines_chart(report: Report) -> Any:
-    """Lines that define the network, and lines to change for all modifications together."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 0.8 + 0.4 * len(report.lines)), layout="constrained")
-    panels = figure.subplots(1, 2)
-    shown = list(reversed(report.lines))
-    names = [line.count.contender for line in shown]
-    colours = [_colour(name) for name in names]
-    whole, used = ([getattr(line.count, part) for line in shown] for part in ("whole_file", "file"))
-    panels[0].barh(names, whole, color=colours, alpha=0.3)
-    bars = panels[0].barh(names, used, color=colours)
-    panels[0].bar_label(bars, [f"{a} of {b}" for a, b in zip(used, whole, strict=True)], padding=4, fontsize=8)
-    _axes(panels[0], "lines that define ResNet-50, of all in the files that define it")
-    bars = panels[1].barh(names, [sum(line.changes.values()) for line in shown], color=colours)
-    panels[1].bar_label(bars, padding=4, fontsize=8)
-    panels[1].margins(x=0.15)
-    _axes(panels[1], "lines to change, ten modifications together")
-    return figure
-
-
-def save_report(report: Report, folder: Path) -> None:
-    """Write `report.json`, `report.md` and `report.html` into a folder; raises `BenchError` where that fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchError(f"the folder {folder} cannot be made: {error.strerror}; choose another --out") from None
-    report.save(folder / "report.json")
-    write_text(folder / "report.md", markdown(report), BenchError)
-    write_text(folder / "report.html", page(report), BenchError)
+def save_pages(found: Comparison, folder: Path) -> None:
+    """Write `report.md` and `report.html` into a folder; raises `BenchError` where that fails."""
+    write_text(folder / "report.md", as_markdown(found), BenchError)
+    write_text(folder / "report.html", html(page(found)), BenchError)

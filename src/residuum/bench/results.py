@@ -8,39 +8,46 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from benchmarks.code_size.lines import LineCount
-
-from residuum.bench.intervals import Ratio, paired, unpaired
-from residuum.errors import BenchError, ConfigError
+from residuum.bench.intervals import LEAST_REPETITIONS, Ratio, paired, unpaired
+from residuum.errors import BenchError, first_line, quoted, shortened
 from residuum.files import write_text
-from residuum.validation import parse_json
+from residuum.validation import AtLeast, check, parse_json
 
-FORMAT = 1  # of the JSON; raised when an older package could not read it
-Sittings = tuple[tuple[float, ...], ...]  # seconds of a step, by sitting and round
+FORMAT = 2  # of the JSON; raised when an older package could not read it
+_Count = Annotated[int | None, AtLeast(0, 2**62)]
+Times = tuple[tuple[float, ...], ...]  # seconds of a step, by repetition and round
 
 
-def sittings_of(times: Sequence[Sequence[float]]) -> Sittings:
-    """The same times, unchanging."""
-    return tuple(tuple(sitting) for sitting in times)
+def frozen(times: Sequence[Sequence[float]]) -> Times:
+    """The same times, unchanging; raises `ValueError` for what is no time."""
+    found = tuple(tuple(map(float, repetition)) for repetition in times)
+    if not all(0 < seconds < math.inf for seconds in chain(*found)):
+        raise ValueError("a time is not a positive number of seconds")
+    return found
 
 
 @dataclass(frozen=True)
 class Row:
-    """One contender in one cell. `times` are seconds of a step by sitting and round, the same ones for all in the cell.
+    """One contender in one workload. `times` are seconds of a step, in the same repetitions and rounds as the others'.
 
-    `precision` is that of its convolutions, `peak` the bytes that a step's tensors take at most beyond what is there
-    all the time, `grown` how much the process's resident memory grew in the first step; None where it cannot be known.
-    `error` says why there are no times.
+    `precision` is that of its convolutions, `flops` its floating-point operations in a step where they are its own,
+    `peak` the bytes that a step's tensors take at most beyond what is there all the time, `grown` how much the
+    process's resident memory grew in the first step; None where it cannot be known. `error` says why there are no
+    times.
     """
 
     contender: str
-    times: Sittings
+    times: Times
     precision: str = ""
-    peak: int | None = None
-    grown: int | None = None
+    flops: _Count = None
+    peak: _Count = None
+    grown: Annotated[int | None, AtLeast(-(2**62), 2**62)] = None
     error: str = ""
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @property
     def step(self) -> float:
@@ -50,13 +57,14 @@ class Row:
     @property
     def quartiles(self) -> tuple[float, float]:
         """Of the seconds of a step."""
-        low, _, high = statistics.quantiles(chain(*self.times), n=4)
+        times = list(chain(*self.times))
+        low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
         return low, high
 
 
 @dataclass(frozen=True)
-class CellResult:
-    """One cell: its settings in words and in parts, its rows, the work of a step, and the machine's own speed.
+class WorkloadResult:
+    """One workload: its settings in words and in parts, its rows, the work of a step, and the machine's own speed.
 
     `flops` are of convolutions and matrix products in one step. `references` holds seconds of a large matrix product of
     `reference_flops` in each precision, in the same rounds.
@@ -66,13 +74,13 @@ class CellResult:
     settings: dict[str, Any]
     flops: int
     rows: tuple[Row, ...]
-    references: dict[str, Sittings]
+    references: dict[str, Times]
     reference_flops: int
 
     @property
-    def batch(self) -> int:
+    def batch_size(self) -> int:
         """Images in a step."""
-        return int(self.settings["batch"])
+        return int(self.settings["batch_size"])
 
     def limit(self, precision: str) -> float:
         """FLOP/s of the matrix product."""
@@ -88,80 +96,80 @@ class CellResult:
 
     def speed(self, row: Row) -> float:
         """Images per second."""
-        return self.batch / row.step
+        return self.batch_size / row.step
 
     def share(self, row: Row) -> float:
         """FLOP/s over those of the matrix product in the row's precision."""
-        return self.flops / row.step / self.limit(row.precision)
+        return (row.flops or self.flops) / row.step / self.limit(row.precision)
 
     def ratio(self, row: Row, baseline: str) -> Ratio | None:
-        """Speed over the baseline's, or None where the baseline has no times or is the row itself."""
+        """Speed over the baseline's, or None where the baseline has no times, is the row itself, or too few repetitions
+        are done.
+        """
         other = self.row(baseline)
-        return None if other is None or other is row else paired(row.times, other.times)
+        if other is None or other is row or len(row.times) < LEAST_REPETITIONS:
+            return None
+        return paired(row.times, other.times)
 
 
 @dataclass(frozen=True)
-class Lines:
-    """The lines of code of a contender: that define its network, and to change for each of `changes.CHANGES`."""
-
-    count: LineCount
-    changes: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Report:
-    """A whole comparison: where, when and how it was made, its cells, and the lines."""
+class Comparison:
+    """A whole comparison: where, when and how it was made, and its workloads."""
 
     machine: dict[str, Any]
     command: str
     date: str
     baseline: str
-    cells: tuple[CellResult, ...] = ()
-    lines: tuple[Lines, ...] = ()
+    workloads: tuple[WorkloadResult, ...] = ()
 
     def to_json(self) -> str:
         """All of it."""
         return json.dumps({"residuum bench": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Report":
+    def from_json(cls, text: str) -> Self:
         """The inverse of `to_json`; raises `BenchError`."""
         try:
             values = parse_json(text)
             if values.pop("residuum bench") != FORMAT:
                 raise BenchError("it was written by another version of residuum")
-            cells = tuple(_cell(cell) for cell in values.pop("cells"))
-            lines = tuple(Lines(LineCount(**line["count"]), line["changes"]) for line in values.pop("lines"))
-            return cls(**values, cells=cells, lines=lines)
-        except (ConfigError, KeyError, TypeError, AttributeError) as error:
-            raise BenchError(f"it is no report of 'residuum bench' ({error!r})") from None
+            read = cls(**values | {"workloads": tuple(_workload(each) for each in values["workloads"])})
+            for workload in read.workloads:
+                for row in workload.measured():  # what its tables show has to be there
+                    workload.speed(row), workload.share(row), workload.ratio(row, read.baseline)
+            return read
+        except BenchError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            why = shortened(f"{type(error).__name__}: {error}", 150)
+            raise BenchError(f"it is no report of 'residuum bench' ({why})") from None
 
     def save(self, path: Path) -> None:
-        """As JSON."""
+        """As JSON; raises `BenchError` where that cannot be written."""
         write_text(path, self.to_json(), BenchError)
 
     @classmethod
-    def load(cls, path: Path) -> "Report":
+    def load(cls, path: Path) -> Self:
         """What `save` wrote; raises `BenchError`."""
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise BenchError(f"the report {path} cannot be read: {error}") from None
+            raise BenchError(f"the report {quoted(str(path))} cannot be read: {first_line(error)}") from None
         except BenchError as error:
-            raise BenchError(f"{path} cannot be compared: {error}") from None
+            raise BenchError(f"{quoted(str(path))} cannot be compared: {error}") from None
 
 
-def _cell(values: dict[str, Any]) -> CellResult:
-    rows = tuple(Row(**row | {"times": sittings_of(row["times"])}) for row in values.pop("rows"))
-    references = {precision: sittings_of(times) for precision, times in values.pop("references").items()}
-    return CellResult(**values, rows=rows, references=references)
+def _workload(values: dict[str, Any]) -> WorkloadResult:
+    rows = tuple(Row(**row | {"times": frozen(row["times"])}) for row in values["rows"])
+    references = {precision: frozen(times) for precision, times in values["references"].items()}
+    return WorkloadResult(**values | {"name": str(values["name"]), "rows": rows, "references": references})
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A contender in the same cell of two reports: the second's speed over the first's, and the machine's own."""
+    """A contender in the same workload of two comparisons: the later speed over the earlier, and the machine's own."""
 
-    cell: str
+    workload: str
     contender: str
     before: float  # images per second
     after: float
@@ -181,19 +189,23 @@ class Difference:
         return mine <= its + math.log(1 + self.ratio.noise + self.machine.noise)
 
 
-def compare(first: Report, second: Report) -> Iterator[Difference]:
-    """Everything that both reports have measured; raises `BenchError` where that is nothing."""
-    before = {cell.name: cell for cell in first.cells}
+def compare(first: Comparison, second: Comparison) -> Iterator[Difference]:
+    """Everything that both have measured; raises `BenchError` where that is nothing."""
+    before = {workload.name: workload for workload in first.workloads}
     found = False
-    for cell in second.cells:
-        if (old := before.get(cell.name)) is None:
+    for now in second.workloads:
+        if (then := before.get(now.name)) is None:
             continue
-        for row in cell.measured():
-            if (other := old.row(row.contender)) is None:
+        for row in now.measured():
+            other = then.row(row.contender)
+            if other is None or min(len(row.times), len(other.times)) < LEAST_REPETITIONS:
                 continue
             found = True
             ratio = unpaired(row.times, other.times)
-            machine = unpaired(cell.references[row.precision], old.references[row.precision])
-            yield Difference(cell.name, row.contender, old.speed(other), cell.speed(row), ratio, machine)
+            machine = unpaired(now.references[row.precision], then.references[row.precision])
+            yield Difference(now.name, row.contender, then.speed(other), now.speed(row), ratio, machine)
     if not found:
-        raise BenchError("the two reports have no cell and contender in common; measure the same with both")
+        raise BenchError(
+            f"the two reports have no workload and contender in common that {LEAST_REPETITIONS} repetitions measured; "
+            "measure the same with both"
+        )

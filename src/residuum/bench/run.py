@@ -1,171 +1,143 @@
-"""`residuum bench`: from its flags to a report; what suffices for an interval is saved before more is measured."""
+"""`residuum bench`: from its flags to a report. What is measured is saved before more is."""
 
 import datetime
 import shutil
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import product
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from benchmarks.code_size.changes import lines_to_change
-from benchmarks.code_size.lines import count_lines
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
-from residuum.bench.contenders import (
-    OUT_OF_THE_BOX,
-    REFERENCES,
-    Cell,
-    Layout,
-    Mode,
-    Precision,
-    Task,
-    check_contenders,
-    usual_contenders,
-)
-from residuum.bench.intervals import LEAST_ROUNDS, LEAST_SITTINGS, suffice
+from residuum.bench.contenders import OUT_OF_THE_BOX, REFERENCES, Contender
+from residuum.bench.intervals import LEAST_REPETITIONS
 from residuum.bench.machine import describe
-from residuum.bench.measure import measure
-from residuum.bench.report import comparison, in_words, lines_sheets, print_report, print_sheet, save_report
-from residuum.bench.results import CellResult, Lines, Report, compare
-from residuum.devices import probe_bf16
-from residuum.errors import BenchError, ConfigError
-from residuum.presets import preset, usual_image_size
+from residuum.bench.measure import Say, measure
+from residuum.bench.report import difference_table, in_words, print_report, save_pages
+from residuum.bench.results import Comparison, WorkloadResult, compare
+from residuum.bench.workloads import Workload
+from residuum.errors import LONGEST, BenchError, quoted, shortened
+from residuum.report.tables import print_table
+from residuum.validation import AtLeast, check
 
-_USUAL_LAYOUT: dict[Precision, Layout] = {"fp32": "nchw", "bf16": "channels-last"}
-
-
-def contenders_of(named: Sequence[str], baseline: str) -> tuple[str, ...]:
-    """Those that are named, or all that are installed; raises `BenchError` where the baseline is not among them."""
-    contenders = tuple(dict.fromkeys(named)) or usual_contenders()
-    check_contenders((*contenders, baseline))
-    if baseline not in contenders:
-        raise BenchError(f"the baseline {baseline} does not take part; add it, or take one of {', '.join(contenders)}")
-    return contenders
+SAY_EVERY = 60.0  # seconds between lines where there is no terminal
 
 
-def cells_of(
-    models: Sequence[str],
-    tasks: Sequence[Task],
-    precisions: Sequence[Precision],
-    layouts: Sequence[Layout],
-    modes: Sequence[Mode],
-    batches: Sequence[int],
-    size: tuple[int, int] | None,
-    device: torch.device,
-) -> list[Cell]:
-    """Every combination. Without precisions fp32, and bf16 where the device computes it; without layouts, each
-    precision in the one that suits it: fp32 NCHW, bf16 channels-last.
-    """
-    for name in models:
-        preset(name)
-    if min(batches) < 1 or min(size or (1, 1)) < 1:
-        raise ConfigError(f"batch-sizes is {tuple(batches)} and size {size}; all must be positive")
-    if "graph" in modes and device.type != "cuda":
-        raise BenchError(f"mode graph is of CUDA graphs and the device is {device}; leave it out")
-    if not precisions:
-        precisions = ("fp32", "bf16") if probe_bf16(device)[0] else ("fp32",)
-    cells = []
-    for model, batch, task, precision, mode in product(models, batches, tasks, precisions, modes):
-        for layout in layouts or (_USUAL_LAYOUT[precision],):
-            side = size or usual_image_size(model)
-            cells.append(Cell(model, task, precision, layout, mode, batch, side, str(device)))
-    return list(dict.fromkeys(cells))
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: repetitions with new processes, rounds in each, threads of the CPU (0: torch's choice)."""
+
+    repetitions: Annotated[int, AtLeast(LEAST_REPETITIONS, 10_000)] = 3
+    rounds: Annotated[int, AtLeast(1, 10_000)] = 2
+    threads: Annotated[int, AtLeast(0, 10_000)] = 0
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
-def taking_part(cells: Sequence[Cell], contenders: Sequence[str]) -> list[list[str]]:
-    """The contenders of each cell: what runs as it likes is measured once, beside the first way of the others."""
-    seen: set[tuple[str, Task, int]] = set()
+def taking_part(workloads: Sequence[Workload], contenders: Sequence[Contender]) -> list[list[Contender]]:
+    """The contenders of each workload: what runs as it likes is measured once, beside the first way of the others."""
+    seen: set[tuple[str, str, int]] = set()
     parts = []
-    for cell in cells:
-        key = cell.model, cell.task, cell.batch
-        parts.append([name for name in contenders if name != OUT_OF_THE_BOX or key not in seen])
+    for workload in workloads:
+        key = workload.model, workload.task, workload.batch_size
+        parts.append([who for who in contenders if who.name != OUT_OF_THE_BOX or key not in seen])
         seen.add(key)
     return parts
 
 
 def bench(
-    cells: Sequence[Cell],
-    contenders: Sequence[str],
+    workloads: Sequence[Workload],
+    contenders: Sequence[Contender],
     baseline: str,
+    effort: Effort,
     *,
-    sittings: int,
-    rounds: int,
-    threads: int,
     out: Path,
     command: str,
     console: Console,
-) -> Report:
-    """Measure the cells and count the lines. The report in `out` is whole at any time; it is printed at the end.
+) -> Comparison:
+    """Measure the workloads into `out`: `report.json` after each of them in each repetition, the pages at the end.
 
-    Raises `BenchError`, before anything is measured, for too few rounds and a folder that exists or cannot be made.
+    Whatever ends it, what was measured is there with its pages; where nothing was, the folder is removed. Raises
+    `BenchError`, before anything is measured, for a folder that exists or cannot be made.
     """
-    if not suffice(sittings, rounds):
-        raise BenchError(
-            f"sittings is {sittings} and rounds {rounds}; an interval of 95 % takes at least {LEAST_SITTINGS} sittings "
-            f"and {LEAST_ROUNDS} rounds in all"
-        )
     if out.exists():
-        raise BenchError(f"{out} exists already; choose another --out")
-    if threads:
-        torch.set_num_threads(threads)
-    parts = taking_part(cells, contenders)
+        raise BenchError(f"{quoted(str(out))} exists already; choose another --out")
+    if effort.threads:
+        torch.set_num_threads(effort.threads)
+    parts = taking_part(workloads, contenders)
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-    report = Report(describe(cells[0].device), command, date, baseline)
+    found = Comparison(describe(workloads[0].device), command, date, baseline)
     try:
-        save_report(report, out)
-        report = replace(report, lines=lines_of(contenders))
-        found: dict[str, CellResult] = {}
-        for result in _measured(cells, parts, sittings, rounds, console):
-            found[result.name] = result
-            report = replace(report, cells=tuple(found.values()))
-            save_report(report, out)
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise BenchError(
+            f"the folder {quoted(str(out))} cannot be made: {error.strerror}; choose another --out"
+        ) from None
+    results: dict[str, WorkloadResult] = {}
+    try:
+        steps = effort.repetitions * (effort.rounds + 1) * sum(len(part) + len(REFERENCES) for part in parts)
+        with _progress(console, steps) as say:
+            for result in measure(
+                workloads, parts, effort.repetitions, effort.rounds, torch.get_num_threads(), say
+            ):  # fmt: skip
+                results[result.name] = result
+                found = replace(found, workloads=tuple(results.values()))
+                found.save(out / "report.json")
     except BaseException:
-        if report.cells:
-            console.print(f"what was measured so far is in {out}", highlight=False, soft_wrap=True)
+        if found.workloads:
+            save_pages(found, out)
+            console.print(Text(f"what was measured so far is in {shortened(str(out), LONGEST)}"), soft_wrap=True)
         else:
             shutil.rmtree(out, ignore_errors=True)
         raise
-    print_report(console, report)
-    console.print(f"written: {out}/report.html, report.md, report.json", highlight=False, soft_wrap=True)
-    return report
+    save_pages(found, out)
+    print_report(console, found)
+    written = f"written: {shortened(str(out), LONGEST)}: report.html, report.md, report.json"
+    console.print(Text(written), soft_wrap=True)
+    return found
 
 
-def _measured(
-    cells: Sequence[Cell], parts: Sequence[list[str]], sittings: int, rounds: int, console: Console
-) -> Iterator[CellResult]:
-    """The cells' results, under a bar that says what is running."""
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
-        turns = sittings * (rounds + 1) * sum(len(part) + len(REFERENCES) for part in parts)
-        task = bar.add_task("starting", total=turns)
+@contextmanager
+def _progress(console: Console, steps: int) -> Iterator[Say]:
+    """Says what is running: above a bar in a terminal, in a line a minute elsewhere."""
+    if not console.is_terminal:
+        done, said = 0, time.monotonic()
 
-        def say(text: str) -> None:
-            bar.update(task, description=text, advance=1)
+        def line(workload: str, doing: str) -> None:
+            nonlocal done, said
+            if time.monotonic() - said > SAY_EVERY:
+                console.print(Text(f"{done / steps:4.0%}  {workload}: {doing}"))
+                said = time.monotonic()
+            done += 1
 
-        yield from measure(cells, parts, sittings, rounds, torch.get_num_threads(), say)
+        yield line
+        return
+    columns = BarColumn(bar_width=None), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn()
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, expand=True)
+    task = bar.add_task("", total=steps)
+    with Live(bar, console=console, transient=True, refresh_per_second=4) as live:
 
+        def show(workload: str, doing: str) -> None:
+            live.update(Group(Text(workload, "bold"), Text(doing), bar))
+            bar.advance(task)
 
-def lines_of(contenders: Sequence[str]) -> tuple[Lines, ...]:
-    """The lines of each library among the contenders."""
-    libraries = list(dict.fromkeys(name.partition(":")[0] for name in contenders))
-    return tuple(Lines(count_lines(name), lines_to_change(name)) for name in libraries)
-
-
-def print_lines(contenders: Sequence[str], console: Console) -> None:
-    """The tables of lines alone."""
-    for sheet in lines_sheets(lines_of(contenders)):
-        print_sheet(console, sheet)
+        yield show
 
 
 def compare_reports(first: Path, second: Path, console: Console) -> None:
     """What became of each contender from the first report to the second; raises `BenchError`."""
-    before, after = Report.load(first), Report.load(second)
+    before, after = Comparison.load(first), Comparison.load(second)
     differences = list(compare(before, after))
     for name in sorted({*before.machine, *after.machine} - {"commit", "residuum"}):
         was, now = before.machine.get(name), after.machine.get(name)
         if was != now:
-            console.print(f"{name} differs: {was} before, {now} after", style="yellow", highlight=False)
-    print_sheet(console, comparison(differences))
-    console.print(in_words(differences), highlight=False)
+            console.print(Text(f"{name} differs: {was} before, {now} after", "yellow"))
+    print_table(console, difference_table(differences))
+    console.print(Text(in_words(differences)))

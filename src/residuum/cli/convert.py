@@ -10,26 +10,28 @@ from rich.console import Console
 
 @dataclass(frozen=True)
 class Convert:
-    """Write weights in the layout of another library. Reads all that 'inspect' reads."""
+    """Write weights in the layout of another library, with their classes and preprocessing where it has a place."""
 
-    # weights file, folder, or reference such as hf:microsoft/resnet-50
+    # weights file, run folder, or reference such as hf:microsoft/resnet-50 or torchvision:resnet50.IMAGENET1K_V2
     source: Annotated[str, tyro.conf.Positional]
     # file to write, ending in .safetensors, .pt or .pth; for hf it may be a folder, as from_pretrained wants it
     target: Annotated[Path, tyro.conf.Positional]
-    # whose layout to write
+    # library whose layout is written
     to: Literal["residuum", "torchvision", "timm", "hf", "detectron2"] = "residuum"
+    # name of the network that is meant, where a file holds several (default the only one)
+    prefix: str | None = None
 
 
 def run(command: Convert, console: Console) -> int:
     """Convert, and say what was written."""
-    from residuum.weights.files import convert
+    from rich.text import Text
 
-    config = convert(command.source, command.target, command.to)
-    console.print(
-        f"written: {command.target}, in the layout of {command.to}: depth {config.depth}, {config.num_classes} classes",
-        highlight=False,
-        soft_wrap=True,
-    )
+    from residuum.weights.converting import convert
+    from residuum.weights.reading import shown
+
+    config = convert(command.source, command.target, command.to, prefix=command.prefix)
+    line = f"in the layout of {command.to}: depth {config.depth}, {config.num_classes} classes"
+    console.print(Text(f"written: {shown(command.target)}, {line}"), soft_wrap=True)
     if command.to == "detectron2":
         console.print("detectron2 feeds BGR: its config must say INPUT.FORMAT 'RGB' for weights trained on RGB images.")
     return 0

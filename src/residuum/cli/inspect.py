@@ -11,30 +11,44 @@ from residuum.config import ResNetConfig
 
 @dataclass(frozen=True)
 class Inspect:
-    """Show what a weights file holds: its layout, the presets that fit, parameters, precision, NaNs."""
+    """Show what a weights file holds: layout, presets that fit, classes, preprocessing, parameters, precision, NaNs."""
 
-    # weights file, folder, or reference such as timm:resnet50.a1_in1k
+    # weights file, run folder, or reference such as timm:resnet50.a1_in1k
     source: Annotated[str, tyro.conf.Positional]
+    # name of the network that is meant, where a file holds several (default the only one)
+    prefix: str | None = None
 
 
 def run(command: Inspect, console: Console) -> int:
     """Print what was found."""
     from rich.table import Table
+    from rich.text import Text
 
-    from residuum.weights.files import inspect
+    from residuum.errors import quoted
+    from residuum.weights.checkpoint import some
+    from residuum.weights.converting import inspect
 
-    found = inspect(command.source)
+    found = inspect(command.source, prefix=command.prefix)
     usual = ResNetConfig()
-    table = Table(show_header=False)
-    table.add_row("layout", found.layout)
-    exact = not found.differing
-    table.add_row("fits" if exact else "nearest", ", ".join(found.presets))
-    if not exact:
-        table.add_row("differs in", ", ".join(found.differing))
     fields = {name: value for name, value in found.config.to_dict().items() if value != getattr(usual, name)}
-    table.add_row("config", "\n".join(f"{name} = {value}" for name, value in fields.items()) or "that of resnet50")
-    table.add_row("parameters", f"{found.parameters:,}")
-    table.add_row("precision", ", ".join(found.precisions))
-    table.add_row("NaN or infinite", ", ".join(found.not_finite) or "none")
+    rows = [("layout", found.layout), ("nearest" if found.differing else "fits", ", ".join(found.presets))]
+    if found.differing:
+        rows.append(("differs in", ", ".join(found.differing)))
+    rows.append(
+        ("config", "\n".join(f"{name} = {quoted(value)}" for name, value in fields.items()) or "that of resnet50")
+    )
+    rows.append(("classes", f"{len(found.classes)}: {some(found.classes)}" if found.classes else "not said"))
+    if found.preprocessing is None:
+        rows.append(("preprocessing", "not said"))
+    else:
+        said = found.preprocessing.to_dict()
+        rows.append(("preprocessing", "\n".join(f"{name} = {quoted(value)}" for name, value in said.items())))
+    rows.append(("parameters", f"{found.parameters:,}"))
+    rows.append(("precision", ", ".join(found.precisions)))
+    rows.append(("NaN or infinite", some(found.not_finite) or "none"))
+    rows += [("note", note) for note in found.notes]
+    table = Table(show_header=False)
+    for name, value in rows:
+        table.add_row(name, Text(value))
     console.print(table)
     return 0

@@ -1,68 +1,103 @@
-"""The command line: finds the command, calls it, and prints errors in one line."""
+"""The command line: finds the command, calls it, and prints errors in one paragraph."""
 
+import contextlib
+import importlib.metadata
 import os
 import sys
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Union
 
 import tyro
 from rich.console import Console
 from rich.text import Text
 
-from residuum.cli import bench, convert, inspect, plan, predict, presets, summary, train
-from residuum.cli.line import of_preset, value_of
-from residuum.errors import ConfigError, ResiduumError
+from residuum.cli import bench, convert, evaluate, inspect, plan, predict, presets, recipes, summary, train
+from residuum.cli.console import open_console, say
+from residuum.cli.line import Line, build, print_help, read
+from residuum.errors import ConfigError, ResiduumError, nearest, quoted
 
-# Command to its class, and to its defaults, which may depend on the line.
-COMMANDS: dict[str, tuple[type, Callable[[list[str]], Any]]] = {
-    "train": (train.Train, train.defaults),
-    "summary": (summary.Summary, partial(of_preset, summary.Summary)),
-    "plan": (plan.Plan, partial(of_preset, plan.Plan)),
-    "bench": (bench.Bench, lambda args: bench.Bench()),
-    "presets": (presets.Presets, lambda args: presets.Presets()),
-    "convert": (convert.Convert, lambda args: convert.Convert(tyro.MISSING, tyro.MISSING)),
-    "inspect": (inspect.Inspect, lambda args: inspect.Inspect(tyro.MISSING)),
-    "predict": (predict.Predict, lambda args: predict.Predict(tyro.MISSING, tyro.MISSING)),
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its dataclass, an instance of it with the defaults that go with a line, and what it does."""
+
+    kind: type
+    defaults: Callable[[Line], Any]
+    run: Callable[[Any, Console], int]
+
+
+COMMANDS = {
+    "train": Command(train.Train, train.defaults, train.run),
+    "predict": Command(predict.Predict, lambda line: predict.Predict(tyro.MISSING, tyro.MISSING), predict.run),
+    "evaluate": Command(evaluate.Evaluate, lambda line: evaluate.Evaluate(tyro.MISSING), evaluate.run),
+    "summary": Command(summary.Summary, summary.defaults, summary.run),
+    "presets": Command(presets.Presets, lambda line: presets.Presets(), presets.run),
+    "recipes": Command(recipes.Recipes, lambda line: recipes.Recipes(), recipes.run),
+    "plan": Command(plan.Plan, plan.defaults, plan.run),
+    "convert": Command(convert.Convert, lambda line: convert.Convert(tyro.MISSING, tyro.MISSING), convert.run),
+    "inspect": Command(inspect.Inspect, lambda line: inspect.Inspect(tyro.MISSING), inspect.run),
+    "bench": Command(bench.Bench, lambda line: bench.Bench(), bench.run),
 }
-RUN: dict[type, Callable[[Any, Console], int]] = {
-    train.Train: train.run,
-    predict.Predict: predict.run,
-    summary.Summary: summary.run,
-    plan.Plan: plan.run,
-    bench.Bench: bench.run,
-    presets.Presets: presets.run,
-    convert.Convert: convert.run,
-    inspect.Inspect: inspect.run,
-}
 
 
-def parse(args: list[str]) -> Any:
-    """The command on the line, as one of the dataclasses above."""
-    named = args[0] if args else ""
-    if named == "train" and value_of(args, "--resume") is not None:
-        extra = [a.partition("=")[0] for a in args[1:] if a.startswith("--") and a.partition("=")[0] != "--resume"]
-        if extra:
-            raise ConfigError(f"--resume takes the recipe from the run; leave out {' '.join(extra)}")
-    union = tyro.extras.subcommand_type_from_defaults(
-        {name: default(args if name == named else []) for name, (_, default) in COMMANDS.items()},
-        descriptions={name: (kind.__doc__ or "").partition(". ")[0] for name, (kind, _) in COMMANDS.items()},
-    )
-    return tyro.cli(union, prog="residuum", args=args, description="The residual network family, from one config.")
+def run(args: Sequence[str]) -> int:
+    """Do what a command line says; the exit code. Raises `ResiduumError` for a user's mistake."""
+    console = open_console()
+    name = args[0] if args else ""
+    if name in ("-h", "--help"):
+        _help()
+        return 0
+    if name == "--version":
+        say(console, f"residuum {importlib.metadata.version('residuum')}")
+        return 0
+    if name not in COMMANDS:
+        wrong = f"{quoted(name)} is not a command" if name else "a command is needed"
+        known = f"; the commands are {', '.join(COMMANDS)}: 'residuum --help' says what each does"
+        raise ConfigError(f"{wrong}{nearest(name, COMMANDS) or known}")
+    command, prog = COMMANDS[name], f"residuum {name}"
+    line = read(command.kind, args[1:], prog)
+    defaults = command.defaults(line)
+    if line.asks_help:
+        print_help(command.kind, prog, default=defaults)
+        return 0
+    return command.run(build(command.kind, defaults, line, prog), console)
+
+
+def _help() -> None:
+    kinds = []
+    for name, command in COMMANDS.items():
+        first_sentence = (command.kind.__doc__ or "").split(". ")[0].rstrip(".")
+        kinds.append(Annotated[command.kind, tyro.conf.subcommand(name, description=first_sentence)])
+    about = "The residual network family in PyTorch, from one config."
+    print_help(Union[tuple(kinds)], "residuum", description=about)  # noqa: UP007
 
 
 def main() -> None:
-    """Entry point: exits 0, 2 for a user's mistake (one sentence on standard error), 128 + the signal when stopped."""
+    """Entry point: exits 0, 2 for a user's mistake (one paragraph on standard error), 128 + the signal when stopped."""
+    code = 0
     try:
-        command = parse(sys.argv[1:])
-        code = RUN[type(command)](command, Console())
+        code = run(sys.argv[1:])
         sys.stdout.flush()
     except ResiduumError as error:
-        Console(stderr=True).print(Text("error: ", "bold red") + Text(str(error), "default"), soft_wrap=True)
-        code = 2
+        code = _refuse(str(error))
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # the reader of a pipe has gone; nobody is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        _mute(sys.stdout)
+    except OSError as error:  # a disk that is full, a path too long for the system, a file that may not be read
+        where = f"{quoted(error.filename)}: " if error.filename else ""
+        code = _refuse(f"{where}{error.strerror or error}")
+        _mute(sys.stdout)  # what could not be printed is not tried again at the end
     sys.exit(code)
+
+
+def _refuse(message: str) -> int:
+    with contextlib.suppress(OSError):
+        say(open_console(stderr=True), Text("error: ", "bold red"), message)
+    return 2
+
+
+def _mute(stream: Any) -> None:
+    with contextlib.suppress(OSError, ValueError):  # not of the system's kind
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

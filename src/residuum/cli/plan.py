@@ -7,50 +7,56 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from residuum.cli.console import say
+from residuum.cli.line import Line
 from residuum.config import ResNetConfig
-from residuum.errors import ConfigError
-from residuum.presets import usual_image_size
+from residuum.presets import preset, usual_image_size
 from residuum.units import parse_size
+from residuum.validation import AtLeast
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Choose what training recomputes, so that a step fits a memory budget at the least time."""
+    """Choose what training recomputes, so that a step fits a memory budget and takes the least time."""
 
-    # the preset to start from; 'residuum presets' lists them
-    preset: Annotated[str, tyro.conf.Positional]
-    # fields to change
-    model: Annotated[ResNetConfig, tyro.conf.arg(name="")]
-    # images in a step
-    batch_size: int = 32
-    # budget such as 16GB; what is free on the device where left out
-    memory: str | None = None
-    # height and width of the image; the preset's usual one where left out
-    size: tuple[int, int] | None = None
-    # bf16 is autocast's
+    # name of the preset to start from; 'residuum presets' lists all
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    # the fields of the config, with the preset's values as defaults
+    config: Annotated[ResNetConfig, tyro.conf.arg(name="")]
+    # height and width of the images in pixels; the default is the size that the preset is meant for
+    image_size: Annotated[tuple[int, int], AtLeast(1, 2**16), tyro.conf.arg(metavar="HEIGHT WIDTH")]
+    # number of images in a step
+    batch_size: Annotated[int, AtLeast(1, 2**20)] = 32
+    # memory that a step may take, such as 16GB; auto is what is free on the device
+    memory: str = "auto"
+    # number format in which a step computes; bf16 is that of torch.autocast
     precision: Literal["fp32", "bf16"] = "bf16"
-    # whose state is counted
+    # optimizer whose state is counted
     optimizer: Literal["sgd", "adamw", "none"] = "sgd"
-    # on which the network's parts are timed
+    # device on which the parts of the network are timed, such as cpu or cuda; auto is the accelerator if there is one
     device: str = "auto"
-    # also draw time against memory, as .svg or .png
+    # draw time against memory into this file as well, which ends in .svg or .png
     draw: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+
+
+def defaults(line: Line) -> Plan:
+    """`Plan` with the fields and the image size of the preset that the line names."""
+    name = line.get("model")
+    return Plan(name or tyro.MISSING, preset(name or "resnet50"), usual_image_size(name or "resnet50"))
 
 
 def run(command: Plan, console: Console) -> int:
     """Print the plan; draw where asked."""
     from residuum.draw import check_drawable
 
-    budget = parse_size(command.memory) if command.memory is not None else None
+    budget = None if command.memory == "auto" else parse_size(command.memory)
     if command.draw is not None:
         check_drawable(command.draw)
-    size = command.size or usual_image_size(command.preset)
-    if min(size) < 1 or command.batch_size < 1:
-        raise ConfigError(f"size is {size} and batch_size {command.batch_size}; both must be positive")
     import torch
 
     from residuum.cli.plan_report import draw_frontier, print_plan
     from residuum.devices import free_memory, pick_device, set_up
+    from residuum.memory.in_place import choose_in_place
     from residuum.memory.planner import Planner
     from residuum.nn.resnet import ResNet
 
@@ -58,12 +64,13 @@ def run(command: Plan, console: Console) -> int:
     budget = free_memory(device) if budget is None else budget
     dtype = torch.bfloat16 if command.precision == "bf16" else None
     with torch.device("meta"):
-        model = ResNet(command.model).to(memory_format=torch.channels_last)
+        model = ResNet(command.config).to(memory_format=torch.channels_last)
+    choose_in_place(model, device, dtype or torch.float32)
     set_up(device)  # as training does, so that it is timed as it runs
-    planner = Planner(model, size=size, dtype=dtype, optimizer=command.optimizer, device=device)
+    planner = Planner(model, image_size=command.image_size, dtype=dtype, optimizer=command.optimizer, device=device)
     plan = planner.plan(command.batch_size, budget)
-    print_plan(console, planner, plan, command.preset, budget)
+    print_plan(console, planner, plan, command.model, budget)
     if command.draw is not None:
-        draw_frontier(planner, plan, command.draw, command.preset)
-        console.print(f"drawn: {command.draw}", highlight=False, soft_wrap=True)
+        draw_frontier(planner, plan, command.draw, command.model)
+        say(console, "drawn: ", command.draw)
     return 0

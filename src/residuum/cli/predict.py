@@ -1,36 +1,44 @@
 """`residuum predict`: classes of image files."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.text import Text
+
+from residuum.cli.console import say, say_fields, visible
+from residuum.validation import AtLeast
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Classify image files with a run's network."""
+    """Classify image files with any network's weights. In a pipe: image, class and probability, a line for each class.
 
-    # run folder, or a weights file of one
-    run: Annotated[Path, tyro.conf.Positional]
+    Weights of other libraries bring their classes and preprocessing with them.
+    """
+
+    # run folder, weights file, or reference such as torchvision:resnet50.IMAGENET1K_V2
+    source: Annotated[str, tyro.conf.Positional]
     # image files
     images: Annotated[tuple[str, ...], tyro.conf.Positional]
-    # classes to show for each image
-    top: int = 3
-    # cpu, cuda, ...; auto is the accelerator if there is one
+    # number of likeliest classes that are shown for each image
+    top: Annotated[int, AtLeast(1)] = 3
+    # device that computes: cpu, cuda, ...; auto is the accelerator if there is one
     device: str = "auto"
 
 
 def run(command: Predict, console: Console) -> int:
-    """Print the likeliest classes of each image."""
-    from rich.table import Table
-
+    """Print the likeliest classes of each image, as soon as they are known."""
     from residuum.inference.predict import predict
 
-    table = Table("image", "class", "probability")
-    for prediction in predict(command.run, command.images, top=command.top, device=command.device):
-        for rank, (name, probability) in enumerate(prediction.classes):
-            table.add_row("" if rank else prediction.path, name, f"{100 * probability:.1f} %")
-    console.print(table)
+    for prediction in predict(command.source, command.images, top=command.top, device=command.device):
+        if console.is_terminal:
+            say(console, Text(visible(prediction.path, console), "bold"))
+        for name, probability in prediction.classes:
+            if console.is_terminal:
+                say(console, f"{100 * probability:7.1f} %  ", name)
+            else:
+                say_fields(console, prediction.path, name, f"{probability:.4f}")
+        console.file.flush()  # whoever reads a pipe sees it now
     return 0

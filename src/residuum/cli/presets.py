@@ -9,15 +9,15 @@ from rich.console import Console
 
 @dataclass(frozen=True)
 class Presets:
-    """List the published networks with depth, parameters and GMAC."""
+    """List the published networks with their depth, parameters and GMAC."""
 
-    # show only names that contain this
-    contains: Annotated[str, tyro.conf.Positional] = ""
+    # show only names that fit, such as "*resnext*"; a word without a star fits every name that contains it
+    pattern: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATTERN")] = "*"
 
 
 def run(command: Presets, console: Console) -> int:
     """Print the list."""
-    from residuum.cli.tables import list_presets
+    from residuum.cli.tables import print_presets
 
-    list_presets(console, command.contains)
+    print_presets(console, command.pattern)
     return 0

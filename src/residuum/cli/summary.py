@@ -7,29 +7,37 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from residuum.cli.console import say
+from residuum.cli.line import Line
 from residuum.config import ResNetConfig
-from residuum.errors import ConfigError
-from residuum.presets import usual_image_size
+from residuum.presets import preset, usual_image_size
+from residuum.validation import AtLeast
 
 
 @dataclass(frozen=True)
 class Summary:
     """Show what a network is made of and what it costs, stage by stage."""
 
-    # the preset to start from; 'residuum presets' lists them
-    preset: Annotated[str, tyro.conf.Positional]
-    # fields to change
-    model: Annotated[ResNetConfig, tyro.conf.arg(name="")]
-    # height and width of the image; the preset's usual one where left out
-    size: tuple[int, int] | None = None
-    # images in a batch
-    batch: int = 1
-    # of activations
+    # name of the preset to start from; 'residuum presets' lists all
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    # the fields of the config, with the preset's values as defaults
+    config: Annotated[ResNetConfig, tyro.conf.arg(name="")]
+    # height and width of the images in pixels; the default is the size that the preset is meant for
+    image_size: Annotated[tuple[int, int], AtLeast(1, 2**16), tyro.conf.arg(metavar="HEIGHT WIDTH")]
+    # number of images in the batch that is costed
+    batch_size: Annotated[int, AtLeast(1, 2**20)] = 1
+    # number format of the activations, whose memory is counted
     precision: Literal["fp32", "bf16"] = "fp32"
-    # also show every layer, with the MAC of its backward pass
+    # show every layer as well, with the MAC of its backward pass
     layers: bool = False
-    # also draw the network, as .svg or .png
+    # draw the network into this file as well, which ends in .svg or .png
     draw: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+
+
+def defaults(line: Line) -> Summary:
+    """`Summary` with the fields and the image size of the preset that the line names."""
+    name = line.get("model")
+    return Summary(name or tyro.MISSING, preset(name or "resnet50"), usual_image_size(name or "resnet50"))
 
 
 def run(command: Summary, console: Console) -> int:
@@ -39,23 +47,24 @@ def run(command: Summary, console: Console) -> int:
 
     if command.draw is not None:
         check_drawable(command.draw)
-    size = command.size or usual_image_size(command.preset)
-    if min(size) < 1 or command.batch < 1:
-        raise ConfigError(f"size is {size} and batch {command.batch}; both must be positive")
     totals = summarise(
-        console, command.preset, command.model, size, command.batch, command.precision, layers=command.layers
+        console,
+        command.model,
+        command.config,
+        command.image_size,
+        command.batch_size,
+        command.precision,
+        layers=command.layers,
     )
     if command.draw is not None:
+        height, width = command.image_size
+        images = "an image" if command.batch_size == 1 else f"{command.batch_size} images"
         draw(
-            command.model,
+            command.config,
             command.draw,
-            name=command.preset,
-            figures=f"{totals} for {_images(command.batch, size)}",
-            size=size,
+            name=command.model,
+            figures=f"{totals} for {images} of {height}x{width}",
+            image_size=command.image_size,
         )
-        console.print(f"drawn: {command.draw}", highlight=False, soft_wrap=True)
+        say(console, "drawn: ", command.draw)
     return 0
-
-
-def _images(batch: int, size: tuple[int, int]) -> str:
-    return f"{'an image' if batch == 1 else f'{batch} images'} of {size[0]}x{size[1]}"

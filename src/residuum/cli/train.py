@@ -1,5 +1,6 @@
 """`residuum train`: from a recipe to a run folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -7,12 +8,17 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from residuum.cli.line import value_of
-from residuum.data.catalog import facts
-from residuum.train.recipe import Recipe, check_fit, default_recipe, recipe_file, with_file
-from residuum.train.run import free_folder
+from residuum.cli.console import say
+from residuum.cli.line import Line
+from residuum.data.catalog import Catalog, scan
+from residuum.errors import ConfigError
+from residuum.presets import preset
+from residuum.train.execution import Execution
+from residuum.train.loggers import Callback
+from residuum.train.recipe import Recipe, read_recipe
+from residuum.train.run import Run
+from residuum.units import show_size
 
-CACHE = Path("~/.cache/residuum")
 Named = Annotated[str | None, tyro.conf.arg(name="model", metavar="PRESET")]
 
 
@@ -21,52 +27,89 @@ class Train:
     """Train a network and leave a run folder. Without arguments: the handwritten digits that come with the package."""
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    execution: Annotated[Execution, tyro.conf.arg(name="")]
     # a published network in place of the one that goes with the data; 'residuum presets' lists them
     preset: Named = None
-    # a recipe in TOML; the command line goes over it, and it over the defaults
-    file: Annotated[Path | None, tyro.conf.arg(name="recipe", metavar="FILE.toml")] = None
+    # named recipe, or TOML file with any part of one; the command line goes over it, and it over the defaults of the
+    # data; 'residuum recipes' lists the named ones
+    file: Annotated[str | None, tyro.conf.arg(name="recipe", metavar="NAME|FILE.toml")] = None
     # run folder to make; runs/DATA-N where left out
     out: Path | None = None
     # run folder to go on with; its recipe stands
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    # where downloaded datasets are kept
-    root: Path = CACHE
+    # only print recipe, steps, learning rates, and the time and memory to expect; no run folder is made
+    dry_run: bool = False
+    # what was found where the data is, for the defaults
+    catalog: Annotated[Catalog | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
 
 
-def defaults(args: list[str]) -> Train:
-    """`Train` with the defaults that go with the data, preset and recipe file named on the line."""
-    file = value_of(args, "--recipe")
-    values = recipe_file(Path(file)) if file else {}
-    about = facts(value_of(args, "--data") or values.get("data", "digits"))
-    model = value_of(args, "--model") or values.get("model", {}).get("preset")
-    return Train(with_file(default_recipe(about, model), values))
+def defaults(line: Line) -> Train:
+    """`Train` with the defaults that go with the data, preset, recipe file or run named on the line."""
+    file, resumed = line.get("recipe"), line.get("resume")
+    values = read_recipe(file) if file is not None else {}
+    model = values.pop("model.preset", None)
+    model = line.get("model") or model
+    if resumed is not None and not line.asks_help:
+        recipe, execution, _ = Run(Path(resumed)).read()
+        if model is not None:
+            fitted = {"in_channels": recipe.model.in_channels, "num_classes": recipe.model.num_classes}
+            recipe = recipe.replace(model=preset(model).replace(**fitted))
+        return Train(recipe.replace(values), execution)
+    data = line.get("data.path") or values.pop("data.path", None) or "digits"
+    catalog = scan("digits" if line.asks_help else data)
+    values.pop("data.path", None)  # the catalog's name is the data's
+    return Train(Recipe.default(catalog, model).replace(values), Execution(), catalog=catalog)
 
 
 def run(command: Train, console: Console) -> int:
-    """Train or resume; 130 or 143 where a signal ended it."""
-    from residuum.train import loop
-    from residuum.train.loggers import Reporter
-    from residuum.train.run import Run
+    """Train, resume or only estimate; 130 or 143 where a signal ended it."""
+    from residuum.train.loggers import ConsoleLogger
+    from residuum.train.session import fit, resume
 
-    root = command.root.expanduser()
+    recipe, catalog, callbacks = command.recipe, command.catalog, (ConsoleLogger(console),)
+    if command.dry_run:
+        _estimate(command, console, callbacks)
+        return 0
     if command.resume is not None:
-        run, recipe = Run.open(command.resume)
-        outcome = loop.resume(run, recipe, facts(recipe.data), root, Reporter(console))
+        if command.out is not None:
+            raise ConfigError("a run that is resumed stays in its folder; leave out --out")
+        result = resume(command.resume, recipe=recipe, execution=command.execution, callbacks=callbacks)
     else:
-        recipe, about = command.recipe, facts(command.recipe.data)
-        check_fit(recipe, about)
-        run = Run(command.out or free_folder(Path("runs"), recipe.data))
-        outcome = loop.start(recipe, about, run.path, root, Reporter(console))
+        result = fit(recipe, out=command.out, execution=command.execution, callbacks=callbacks, catalog=catalog)
 
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
-
-    if outcome.stopped_by is not None:
-        say(f"stopped and saved; go on with:  residuum train --resume {run.path}")
-        return 128 + outcome.stopped_by
+    if result.stopped_by is not None:
+        say(console, f"stopped and saved; go on with:  residuum train --resume {result.path}")
+        return 128 + result.stopped_by
+    accuracies = [
+        f"{split} accuracy {100 * result.metrics[f'{split}_accuracy']:.2f} %"
+        for split in ("val", "test")
+        if f"{split}_accuracy" in result.metrics
+    ]
     say(
-        f"test accuracy {100 * outcome.metrics['test_accuracy']:.2f} % "
-        f"after {outcome.metrics['epoch']} epochs in {outcome.seconds:.1f} s; run in {run.path}"
+        console,
+        f"{', '.join(accuracies) or 'trained'} after {result.metrics['epoch']} epochs in {result.seconds:.1f} s; "
+        f"run in {result.path}",
     )
-    say(f"predict with:  residuum predict {run.path} IMAGE ...")
+    say(console, f"predict with:  residuum predict {result.path} IMAGE ...")
     return 0
+
+
+def _estimate(command: Train, console: Console, callbacks: Sequence[Callback]) -> None:
+    """Print what the run would be and take."""
+    from residuum.train.estimate import estimate
+    from residuum.train.loggers import duration
+
+    found = estimate(command.recipe, command.execution, callbacks=callbacks, catalog=command.catalog)
+    total = found.steps * found.recipe.epochs
+    rates = ", ".join(f"{lr:.4g} at step {step:,}" for step, lr in found.rates())
+    lines = {
+        "data": f"{found.train_images:,} train images, {found.val_images:,} val images",
+        "steps": f"{found.steps:,} an epoch, {total:,} in all",
+        "lr": rates,
+        "computing": found.computing,
+        "time": f"{duration(found.seconds)} in all, {1000 * found.step_seconds:.1f} ms a step",
+        "memory": f"{show_size(found.memory)} for a step's tensors",
+    }
+    console.print(found.recipe.to_toml(), highlight=False, markup=False)
+    for topic, text in lines.items():
+        callbacks[0].say(topic, text)

@@ -6,6 +6,7 @@ draws of an image file are a function of (seed, epoch, image), those of images i
 place in the batch.
 """
 
+import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
+from residuum.data.policies import erasing_transform, policy_transform
 from residuum.data.settings import Augmentation
 from residuum.preprocessing import Preprocessing
 
@@ -146,16 +148,25 @@ def _weights(length: int, scaled: int, first: int, count: int, interpolation: st
 class TrainingTransform:
     """From uint8 (C, any, any) to uint8 (C, *image_size), with draws from torch's generator.
 
-    Each step draws and computes as torchvision's transform of its name does, but is called without that transform's
-    search through its inputs, which takes as long as the scaling.
+    Crop, shift and mirror draw and compute as torchvision's transforms do, but are called without those transforms'
+    search through their inputs, which takes as long as the scaling. The augmentation's image size goes before that of
+    evaluation.
     """
 
     def __init__(self, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
+        if augmentation.image_size is not None:
+            preprocessing = dataclasses.replace(preprocessing, image_size=augmentation.image_size)
         self.preprocessing, self.augmentation = preprocessing, augmentation
         self.evaluate = EvaluationTransform(preprocessing)
-        self.border = [float(value) for value in border(preprocessing)]
+        fill = border(preprocessing).tolist()
+        self.fill = [float(value) for value in fill]
         scale = augmentation.crop_scale
         self.crop = v2.RandomResizedCrop(preprocessing.image_size, scale=scale, ratio=_CROP_RATIO) if scale else None
+        self.last: list[v2.Transform] = []
+        if augmentation.policy is not None:
+            self.last.append(policy_transform(augmentation.policy, fill))
+        if augmentation.erase:
+            self.last.append(erasing_transform(augmentation.erase, fill))
 
     def __call__(self, image: Tensor) -> Tensor:
         (height, width), pad = self.preprocessing.image_size, self.augmentation.pad
@@ -166,11 +177,13 @@ class TrainingTransform:
         else:
             image = self.evaluate(image)
         if pad:
-            image = functional.pad_image(image, [pad], fill=self.border)
-            top, left = torch.randint(2 * pad + 1, (2,)).tolist()
+            image = functional.pad_image(image, [pad], fill=self.fill)
+            top, left = (int(torch.randint(2 * pad + 1, ())) for _ in range(2))
             image = image[:, top : top + height, left : left + width]
         if self.augmentation.flip and torch.rand(1) < 0.5:
             image = functional.horizontal_flip_image(image)
+        for transform in self.last:
+            image = transform(image)
         return image
 
 

@@ -55,6 +55,10 @@ class Schedule:
 
     For training they are shuffled; process `rank` has the rank-th of `world` contiguous shares of each batch of
     `batch_size` images. For evaluation it has images `rank`, `rank + world`, ... in order, to the last one.
+
+    With `repeats` an epoch has so many views of fewer images, which stand in one batch where they do not fall on its
+    edge: the first views of all, then the second ones, so that processes have views of one image each. Numbers from
+    `count` on are further views of the images number % count.
     """
 
     count: int
@@ -63,6 +67,7 @@ class Schedule:
     train: bool
     rank: int = 0
     world: int = 1
+    repeats: int = 1
 
     def __len__(self) -> int:
         if self.train:  # a training batch is full, unless there is only this one
@@ -90,12 +95,20 @@ class Schedule:
         return slice(self.rank * self.whole // self.world, (self.rank + 1) * self.whole // self.world)
 
     def batches(self, epoch: int) -> list[Tensor]:
-        """The numbers of the images of each of this process's batches."""
+        """The numbers of the images, or of their further views, in each of this process's batches."""
         if not self.train:
             return list(torch.split(torch.arange(self.rank, self.count, self.world), self._evaluated))[: len(self)]
         generator = torch.Generator().manual_seed(seed_for(self.seed, epoch))
         order = torch.randperm(self.count, generator=generator)
+        if self.repeats > 1:
+            order = self._repeated(order)
         return [batch[self.share] for batch in torch.split(order, self.batch_size)[: len(self)]]
+
+    def _repeated(self, order: Tensor) -> Tensor:
+        view = torch.arange(self.count) % self.repeats
+        numbers = order.repeat_interleave(self.repeats)[: self.count] + self.count * view
+        batches = torch.split(torch.arange(self.count), self.batch_size)
+        return torch.cat([numbers[batch[view[batch].argsort(stable=True)]] for batch in batches])
 
 
 class MemoryLoader:
@@ -129,7 +142,7 @@ class MemoryLoader:
         if not batches:
             return
         # What an epoch needs crosses to the device at once.
-        indices = torch.cat(batches).to(self.device)
+        indices = (torch.cat(batches) % self.schedule.count).to(self.device)
         draws = self._draws(number, range(start, start + len(batches))) if self.schedule.train else None
         begin = 0
         for batch in batches:
@@ -174,7 +187,8 @@ class _Files(Dataset[Any]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int, list[str]]:
         """The image, nothing where there is none, its label, and what is wrong with each file that was passed by."""
-        index, epoch = key
+        number, epoch = key
+        view, index = divmod(number, len(self.labels))  # beyond the first one, of images that are repeated
         bad: list[str] = []
         for attempt in range(1 + _REPLACEMENTS * self.replace_bad):
             chosen = index if attempt == 0 else seed_for(self.seed, epoch, index, attempt) % len(self.labels)
@@ -183,7 +197,8 @@ class _Files(Dataset[Any]):
             except DataError as error:
                 bad.append(str(error))  # an exception would reach the main process with the worker's traceback
                 continue
-            return self._transformed(image, seed_for(self.seed, epoch, chosen)), int(self.labels[chosen]), bad
+            seed = seed_for(self.seed, epoch, chosen, 0, view) if view else seed_for(self.seed, epoch, chosen)
+            return self._transformed(image, seed), int(self.labels[chosen]), bad
         return None, 0, bad
 
     def _transformed(self, image: Tensor, seed: int) -> Tensor:
@@ -304,7 +319,10 @@ def make_loader(
             f"a batch of {min(batch_size, len(split))} images cannot be shared by {world} processes; take fewer of "
             "them, or a larger --batch-size"
         )
-    schedule = Schedule(len(split), batch_size, seed, train, rank, world)
+    schedule = Schedule(len(split), batch_size, seed, train, rank, world, augmentation.repeats if train else 1)
     if isinstance(split.images, Tensor):
+        for name in ("policy", "erase", "image_size") if train else ():
+            if getattr(augmentation, name) != getattr(Augmentation(), name):
+                raise ConfigError(f"augment.{name} is for image files, and these images are in memory; leave it out")
         return MemoryLoader(split, preprocessing, schedule, augmentation, device)
     return FileLoader(split, preprocessing, schedule, augmentation, device, workers, skip_bad_images)

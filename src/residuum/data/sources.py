@@ -16,7 +16,7 @@ from residuum.data.catalog import NAMED, Catalog, Files, held_out, split_files
 from residuum.data.decoding import image_size, read_image
 from residuum.data.reading import decoded
 from residuum.data.settings import DataSettings
-from residuum.errors import DataError, first_line, quoted
+from residuum.errors import ConfigError, DataError, first_line, quoted
 from residuum.preprocessing import Preprocessing
 
 __all__ = ["Dataset", "Split", "evaluation_transform", "normalise", "open_dataset", "read_image"]
@@ -80,9 +80,11 @@ def open_dataset(
     splits = split_files(catalog, settings.holdout)
     # Images of one small size are held in memory, unless another size is asked for.
     if catalog.in_memory and settings.image_size in (None, catalog.image_size):
+        _refuse_for_memory(settings)
         return _open_small(catalog, splits, settings, channels, say)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
-    preprocessing = Preprocessing(channels, settings.image_size or catalog.image_size, mean, std, CROP)
+    size, crop = settings.image_size or catalog.image_size, CROP if settings.crop is None else settings.crop
+    preprocessing = Preprocessing(channels, size, mean, std, crop, settings.interpolation)
     skipped: list[str] = []
     if "val" in splits:  # it is read for the first time after a whole epoch: what can be known before, is
         splits["val"] = _readable(splits["val"], settings.skip_bad_images, skipped)
@@ -98,6 +100,13 @@ def open_dataset(
     )
 
 
+def _refuse_for_memory(settings: DataSettings) -> None:
+    """Raise `ConfigError` for what only image files have: images in memory are looked at as they are."""
+    for name, usual in (("crop", None), ("interpolation", "bilinear")):
+        if getattr(settings, name) != usual:
+            raise ConfigError(f"data.{name} is for larger image files, and these small images stay as they are")
+
+
 # -- named datasets ----------------------------------------------------------------------------------------------------
 
 
@@ -109,6 +118,7 @@ def _open_named(catalog: Catalog, settings: DataSettings, channels: int, cache: 
         )
     if settings.image_size not in (None, catalog.image_size):
         raise DataError(f"{catalog.name} keeps its own image size; leave out the image size, or give an image folder")
+    _refuse_for_memory(settings)
     classes = catalog.classes
     if catalog.name == "digits":
         train, test = _digits()

@@ -1,118 +1,76 @@
-"""A network made ready for inference alone: norms folded into convolutions, the device's best format and precision."""
+"""Layers for inference: each convolution in one with the norm and the activation after it; the rest as it is.
+
+What is folded is only what is known exactly: convolutions, norms, activations and blocks as this package makes them,
+with nothing of a user's on them. torch's and this package's other layers run in the network's precision. What a user
+put in, a module or a hook, runs in its place as it is, in float32, on the tensors that it was made for.
+"""
 
 import copy
-import functools
-import itertools
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, Self, TypeGuard, cast, get_args, overload
+from collections.abc import Iterable
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from residuum.devices import probe_bf16
-from residuum.errors import ConfigError, DataError, DeviceError
-from residuum.memory.checkpointing import check_ours
-from residuum.nn.blocks import (
-    Block,
-    EfficientChannelAttention,
-    ReLU,
-    SqueezeExcite,
-    StandardizedConv2d,
-    StochasticDepth,
-    add,
-)
-from residuum.nn.resnet import FeatureInfo, ResNet
+from residuum.devices import slow_in_place
+from residuum.inference.surgery import hooked, is_ordinary, kind, runs_as_its_class_says, settled
+from residuum.memory.in_place import set_in_place
+from residuum.nn.blocks import Block, PreactBlock
+from residuum.nn.freezing import FrozenBatchNorm
+from residuum.nn.layers import BlurPool, EfficientChannelAttention, SqueezeExcite, StandardizedConv2d, ZeroPadShortcut
+from residuum.nn.resnet import Stage
+from residuum.nn.stochastic_depth import StochasticDepth
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Compile = Literal["default", "reduce-overhead", "max-autotune"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What oneDNN can do to a convolution's output before it writes it: its name, numbers and variant for an activation.
-_EPILOGUES: dict[type[nn.Module], Callable[[Any], tuple[str, list[float], str]]] = {
-    ReLU: lambda act: ("relu", [], ""),
-    nn.LeakyReLU: lambda act: ("leaky_relu", [act.negative_slope], ""),
-    nn.SiLU: lambda act: ("swish", [], ""),
-    nn.GELU: lambda act: ("gelu", [], act.approximate),
-    nn.Hardswish: lambda act: ("hardswish", [], ""),
-}
-SHAPES_KEPT = 2  # of inputs for which weights stay laid out: a batch, and what is left over at the end
-_ACTIVATIONS = (*_EPILOGUES, nn.ELU, nn.Mish)
-_NOTHING = (nn.Identity, nn.Dropout, StochasticDepth)  # in evaluation
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.ELU, nn.Mish)
+_CONVOLUTIONS = (nn.Conv2d, StandardizedConv2d)
+_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm)
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d, StochasticDepth)  # in evaluation
+_CONTAINERS = (nn.Sequential, Stage)  # of layers in a row
+# Layers whose output is new memory and shares none with their input.
+_FRESH = (*_CONVOLUTIONS, *_NORMS, nn.GroupNorm, nn.AvgPool2d, nn.MaxPool2d, nn.ZeroPad2d, BlurPool, ZeroPadShortcut)
 
 
-class FoldedConv(nn.Module):
+class Convolution(nn.Module):
     """act(conv(x) + bias), or act(conv(x) + bias + other) where `other` is given, which may be overwritten."""
 
     def __init__(self, weight: Tensor, bias: Tensor, conv: nn.Conv2d, act: nn.Module | None) -> None:
         super().__init__()
-        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = nn.Parameter(bias, requires_grad=False)
-        self.end_in(act)
+        self.in_channels = conv.in_channels
 
     def end_in(self, act: nn.Module | None) -> None:
         """Set the activation."""
+        raise NotImplementedError
+
+
+class FoldedConv(Convolution):
+    """A `Convolution` of torch's ordinary operations, on any device."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, conv: nn.Conv2d, act: nn.Module | None) -> None:
+        super().__init__(weight, bias, conv, act)
+        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.adds_over = not slow_in_place(weight.device, weight.dtype)
+        self.end_in(act)
+
+    def end_in(self, act: nn.Module | None) -> None:
         self.act = act
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        x = x if other is None else add(x, other)
+        if other is not None:
+            x = x.add_(other) if self.adds_over else x + other
         return x if self.act is None else self.act(x)
-
-
-class FusedConv(nn.Module):
-    """`FoldedConv` as one operation of oneDNN, its weights laid out as the machine's kernel for the input takes them.
-
-    That kernel, and so the layout, depends on the input's whole shape: in another layout the weights would be laid out
-    anew in each pass, which was seen to take up to 15 times as long as the convolution.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor, conv: nn.Conv2d, act: nn.Module | None) -> None:
-        super().__init__()
-        padding, stride, dilation = (list(n) for n in (conv.padding, conv.stride, conv.dilation))
-        self.weight, self.bias, self.geometry = weight, bias, (padding, stride, dilation, conv.groups)
-        self.laid_out: dict[torch.Size, Tensor] = {}
-        self.end_in(act)
-
-    def __getstate__(self) -> Any:
-        raise ConfigError("a network laid out for this machine is not saved or copied; take the one it was made from")
-
-    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.__getstate__()
-
-    def end_in(self, act: nn.Module | None) -> None:
-        """Set the activation."""
-        self.act = act
-        fused = _EPILOGUES.get(type(act))  # type: ignore[arg-type]
-        self.after = None if fused else act
-        self.epilogue = ("none", [], "") if fused is None else fused(act)
-        # After a sum oneDNN is asked for the one activation that torch lets through there.
-        self.sums_to_relu = type(act) is ReLU
-
-    def _weight(self, shape: torch.Size) -> Tensor:
-        weight = self.laid_out.get(shape)
-        if weight is None:
-            weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, shape)
-            self.laid_out = dict([*self.laid_out.items(), (shape, weight)][-SHAPES_KEPT:])
-        return weight
-
-    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        weight = self._weight(x.shape)
-        if other is None:
-            x = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.geometry, *self.epilogue)
-            return x if self.after is None else self.after(x)
-        relu = "relu" if self.sums_to_relu else None
-        binary = torch.ops.mkldnn._convolution_pointwise_.binary
-        x = binary(other, x, weight, self.bias, *self.geometry, "add", 1.0, relu, [], "")
-        return x if relu or self.act is None else self.act(x)
 
 
 class Sum(nn.Module):
     """act(branch + shortcut), where the branch does not end in a convolution."""
 
-    def __init__(self) -> None:
+    def __init__(self, adds_over: bool) -> None:
         super().__init__()
+        self.adds_over = adds_over
         self.end_in(None)
 
     def end_in(self, act: nn.Module | None) -> None:
@@ -120,7 +78,7 @@ class Sum(nn.Module):
         self.act = act
 
     def forward(self, branch: Tensor, shortcut: Tensor) -> Tensor:
-        x = add(branch, shortcut)
+        x = branch.add_(shortcut) if self.adds_over else branch + shortcut
         return x if self.act is None else self.act(x)
 
 
@@ -128,9 +86,9 @@ class GatedSum(Sum):
     """act(branch * gate + shortcut), the gate being attention's: one pass over the tensors, written over `shortcut`."""
 
     def __init__(self, attention: nn.Module) -> None:
-        super().__init__()
-        self.attention: Any = copy.deepcopy(attention).float().requires_grad_(False)
-        for name, layer in attention.named_children():
+        super().__init__(adds_over=True)
+        self.attention: Any = copy.deepcopy(attention).float()
+        for name, layer in attention._modules.items():
             if isinstance(layer, nn.Conv2d):
                 setattr(self.attention, name, _linear(layer))
 
@@ -145,20 +103,11 @@ class GatedSum(Sum):
 class FoldedBlock(nn.Module):
     """A residual block for inference; overwrites its input where the shortcut is the identity."""
 
-    def __init__(self, block: Block, fold: "Fold") -> None:
+    def __init__(
+        self, enter: list[nn.Module], branch: list[nn.Module], shortcut: list[nn.Module], end: Convolution | Sum
+    ) -> None:
         super().__init__()
-        layers = [getattr(block, name) for name in itertools.chain(*block.segments)]
-        gated = block.se if isinstance(block.se, SqueezeExcite | EfficientChannelAttention) else None
-        branch = fold.layers(layer for layer in layers if layer is not gated)  # a None among them is nothing
-        self.enter = _row(fold.layers([block.bn1, block.act1] if block.preact else []))
-        self.shortcut = _row(fold.layers([block.downsample]))
-        self.end: FoldedConv | FusedConv | Sum = Sum()
-        if gated is not None:
-            self.end = GatedSum(gated)
-        elif isinstance(branch[-1], FoldedConv | FusedConv):
-            self.end = branch.pop()  # type: ignore[assignment]
-        self.branch = _row(branch)
-        self.end.end_in(None if block.preact else copy.deepcopy(getattr(block, f"act{block.length}")))
+        self.enter, self.branch, self.shortcut, self.end = _row(enter), _row(branch), _row(shortcut), end
 
     def forward(self, x: Tensor) -> Tensor:
         h = x if self.enter is None else self.enter(x)
@@ -167,255 +116,179 @@ class FoldedBlock(nn.Module):
         return self.end(h, x)  # type: ignore[no-any-return]
 
 
-class FoldedResNet(nn.Module):
-    """What `optimize_for_inference` gives: (N, in_channels, H, W), any float -> (N, num_classes), float32.
+class InFloat32(nn.Module):
+    """A user's module as it is: takes and gives float32 in the usual memory format, whatever surrounds it."""
 
-    `precision` is that of convolutions and activations, `why` says in a sentence how it was chosen; pooling and the
-    classifier compute in float32. It stays in evaluation, on the device and in the precision that it was made for.
-    """
-
-    def __init__(self, model: ResNet, fold: "Fold", precision: str, why: str) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.config, self.precision, self.why = model.config, precision, why
-        self.dtype, self.device = fold.dtype, fold.device
-        self.stem = nn.Sequential(*fold.layers([model.conv1, model.bn1, model.act1, model.maxpool]))
-        self.stages = nn.ModuleList(
-            nn.Sequential(*(FoldedBlock(cast(Block, b), fold) for b in s)) for s in model.stages
-        )
-        self.norm = nn.Sequential(*fold.layers([model.norm, model.act]))
-        self.fc = copy.deepcopy(model.fc).float().requires_grad_(False)
-        super().train(False)
+        self.module, self.dtype = module, dtype
 
-    @property
-    def feature_info(self) -> list[FeatureInfo]:
-        """Of each stage, as the network's own."""
-        return [FeatureInfo(f"layer{i}", s.channels, s.stride) for i, s in enumerate(self.config.stages, 1)]
-
-    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, enabled=False):
-            x = self.stem(self._taken(x))
-            for stage in self.stages:
-                x = stage(x)
-            return self.fc(self.norm(x).mean((2, 3), dtype=torch.float32))  # type: ignore[no-any-return]
+        out = self.module(x.float().contiguous())
+        last = torch.channels_last if out.ndim == 4 else torch.preserve_format
+        # A hook may have kept the output, which the next block would write over.
+        return out.to(self.dtype, copy=True, memory_format=last)  # type: ignore[no-any-return]
 
-    @torch.no_grad()
-    def features(self, x: Tensor) -> list[Tensor]:
-        """The output of each stage in float32, as `feature_info` says."""
-        with torch.autocast(self.device.type, enabled=False):
-            x, outputs = self.stem(self._taken(x)), []
-            for stage in self.stages:
-                x = stage(x)
-                outputs.append(x.to(torch.float32, copy=True))  # the next block may write over it
-            return outputs
 
-    def _taken(self, x: Tensor) -> Tensor:
-        """The images in the network's precision, channels last; raises `DataError` for any other shape."""
-        if x.ndim != 4 or x.shape[1] != self.config.in_channels:
-            raise DataError(f"images are {tuple(x.shape)}; this network takes (N, {self.config.in_channels}, H, W)")
-        if x.device != self.device:
-            raise DeviceError(f"images are on {x.device}, this network on {self.device}; move the images")
-        return x.to(self.dtype).contiguous(memory_format=torch.channels_last)  # faster in two steps
+class Cast(nn.Module):
+    """The input in another precision, channels last, as new memory."""
 
-    def train(self, mode: bool = True) -> Self:
-        """Refused with `ConfigError`, unless `mode` is False."""
-        if mode:
-            raise ConfigError("a network that was optimized for inference cannot train; train the one it was made from")
-        return super().train(False)
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        raise ConfigError(
-            "a network that was optimized for inference keeps its device and precision; "
-            "move the one it was made from and optimize that"
-        )
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype, copy=True, memory_format=torch.channels_last)
 
 
 class Fold:
-    """How layers are turned into those for inference, for one device and precision."""
+    """How layers are turned into those for inference, for one precision and kind of convolution.
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, fused: bool) -> None:
-        self.device, self.dtype = device, dtype
-        self.kind = FusedConv if fused else FoldedConv
+    The layers given are a copy's (`surgery.copied`): they are taken over and changed.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, convolution: type[Convolution]) -> None:
+        self.dtype, self.convolution = dtype, convolution
+        self.slow = slow_in_place(device, dtype)
 
     def layers(self, given: Iterable[nn.Module | None]) -> list[nn.Module]:
-        """Copies of layers in a row, each convolution in one with the norm and the activation that follow it."""
-        row, todo = [], list(_flat(given))[::-1]
+        """Layers in a row, each convolution in one with the norm and the activation that follow it."""
+        row: list[nn.Module] = []
+        todo = list(without_nothing(given))[::-1]
         while todo:
             layer = todo.pop()
-            if not _is_plain(layer):
-                row.append(self._copy(layer))
+            if (block := self._block(layer)) is not None:
+                row.append(block)
                 continue
-            norm, act = None, None
-            if todo and _is_fixed(follows := todo[-1]):
-                norm = follows
-                todo.pop()
-            if todo and type(todo[-1]) in _ACTIVATIONS:
-                act = copy.deepcopy(todo.pop())
-            row.append(self._conv(layer, norm, act))
+            if not _is_convolution(layer):
+                row.append(self._kept(layer))
+                continue
+            norm = todo.pop() if todo and _follows(layer, todo[-1]) else None
+            act = self._kept(todo.pop()) if todo and kind(todo[-1]) in ACTIVATIONS else None
+            weight, bias = folded(layer, norm)
+            weight = weight.to(self.dtype).contiguous(memory_format=torch.channels_last)
+            row.append(self.convolution(weight, bias.to(self.dtype), layer, act))
         return row
 
-    def _conv(self, conv: nn.Conv2d, norm: _BatchNorm | None, act: nn.Module | None) -> nn.Module:
-        weight, bias = folded(conv, norm)
-        weight = weight.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        return self.kind(weight, bias.to(self.dtype), conv, act)
+    def stage(self, stage: nn.Module) -> nn.Module:
+        """A stage with its blocks folded; its own hooks, which see float32, stay on it."""
+        container = type(stage) in _CONTAINERS and runs_as_its_class_says(stage)
+        if not isinstance(stage, Stage | nn.Sequential) or not container or not hooked(stage):
+            return nn.Sequential(*self.layers([stage]))
+        children = self.layers(stage)
+        stage._modules.clear()
+        for i, child in enumerate([Cast(self.dtype), *children, Cast(torch.float32)]):
+            stage.add_module(str(i), child)
+        return InFloat32(stage, self.dtype)
 
-    def _copy(self, layer: nn.Module) -> nn.Module:
-        layer = copy.deepcopy(layer).requires_grad_(False)
+    def _block(self, block: nn.Module) -> FoldedBlock | None:
+        """The block folded; None where it is none of ours, or begins with what may keep or change what it is given."""
+        if not isinstance(block, Block) or kind(block) not in (Block, PreactBlock):
+            return None
+        given = [getattr(block, name) for name in block.branch_layers()]
+        enter = [given.pop(0) for _ in range(2)] if block.preact else []
+        starts = [next(iter(without_nothing(row)), None) for row in (enter[:1] or given, given, [block.downsample])]
+        if starts[0] is None or any(start is not None and kind(start) not in _FRESH for start in starts):
+            return None
+        gated = block.se if _is_gate(block.se) and not list(without_nothing([block.drop])) else None
+        branch = self.layers(layer for layer in given if layer is not gated)
+        end: Convolution | Sum = Sum(adds_over=not self.slow)
+        if gated is not None:
+            end = GatedSum(gated)
+        elif branch and isinstance(branch[-1], Convolution) and branch[-1].act is None:
+            end = branch.pop()
+        if not block.preact:
+            last = self.layers([getattr(block, f"act{block.length}")])
+            end.end_in(_row(last))
+        return FoldedBlock(self.layers(enter), branch, self.layers([block.downsample]), end)
+
+    def _kept(self, layer: nn.Module) -> nn.Module:
+        """A layer as it is: in the network's precision where it is known, else in float32."""
+        if not _is_known(layer):
+            return InFloat32(layer.float(), self.dtype)
+        layer = copy.deepcopy(layer)  # the same layer may stand in several places
+        if self.slow:
+            set_in_place(layer, False)
         # Batch norm takes its statistics in float32 whatever its input is.
-        return layer if isinstance(layer, _BatchNorm) else layer.to(self.dtype)
+        return layer.float() if isinstance(layer, _BatchNorm | FrozenBatchNorm) else layer.to(self.dtype)
 
 
-def _flat(layers: Iterable[nn.Module | None]) -> Iterable[nn.Module]:
+def without_nothing(layers: Iterable[nn.Module | None]) -> Iterable[nn.Module]:
+    """Layers one after another, without those that do nothing."""
     for layer in layers:
-        if type(layer) is nn.Sequential:
-            yield from _flat(layer)
-        elif layer is not None and not isinstance(layer, _NOTHING):
+        if layer is None or kind(layer) in _NOTHING:
+            continue
+        if isinstance(layer, Stage | nn.Sequential) and kind(layer) in _CONTAINERS:
+            yield from without_nothing(layer)
+        else:
             yield layer
-
-
-def _linear(conv: nn.Conv2d) -> nn.Linear:
-    """A 1x1 convolution for tensors (N, C)."""
-    linear = nn.Linear(conv.in_channels, conv.out_channels, device="meta")
-    linear.weight = nn.Parameter(conv.weight.detach().flatten(1).float(), requires_grad=False)
-    linear.register_parameter(
-        "bias", None if conv.bias is None else nn.Parameter(conv.bias.detach().float(), requires_grad=False)
-    )
-    return linear
 
 
 def _row(layers: list[nn.Module]) -> nn.Module | None:
     return None if not layers else layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
 
-def _is_fixed(norm: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Whether a layer is a batch norm that evaluation makes a scale and a shift."""
-    return isinstance(norm, _BatchNorm) and norm.running_mean is not None
+def _is_known(layer: nn.Module) -> bool:
+    """Whether a layer and all in it are torch's or ours, and nothing of a user's is on them."""
+    known = ("torch.nn.modules.", "residuum.nn.")
+    return all(type(m).__module__.startswith(known) and kind(m) is not None and not hooked(m) for m in layer.modules())
 
 
-def _is_plain(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+def _is_convolution(layer: Any) -> TypeGuard[nn.Conv2d]:
     """Whether a layer is a convolution as the blocks make it, not one that somebody put in its place."""
-    return type(layer) in (nn.Conv2d, StandardizedConv2d) and layer.padding_mode == "zeros"
-
-
-def folded(conv: nn.Conv2d, norm: _BatchNorm | None) -> tuple[Tensor, Tensor]:
-    """Weight and bias in float32 of the plain convolution that does what conv, then norm in evaluation, do."""
-    with torch.no_grad():
-        weight = conv.filters() if isinstance(conv, StandardizedConv2d) else conv.weight
-        weight = weight.double()
-        bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.double()
-        if norm is not None:
-            assert norm.running_mean is not None and norm.running_var is not None
-            scale = (norm.running_var.double() + norm.eps).rsqrt()
-            scale = scale if norm.weight is None else scale * norm.weight.double()
-            weight, bias = weight * scale[:, None, None, None], (bias - norm.running_mean.double()) * scale
-            bias = bias if norm.bias is None else bias + norm.bias.double()
-        return weight.float(), bias.float()
-
-
-@functools.cache
-def onednn_fuses(dtype: torch.dtype) -> bool:
-    """Whether torch on this machine runs a convolution and what follows it as one operation, and rightly.
-
-    The operators are those of torch's own compiler and may change, so each is tried on a small layer first.
-    """
-    generator = torch.Generator().manual_seed(0)
-    conv = nn.Conv2d(16, 16, 3, padding=1, device="meta")
-    x, other, weight = (
-        torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
-        for shape in ((2, 16, 5, 7), (2, 16, 5, 7), (16, 16, 3, 3))
-    )
-    bias = other[0, :, 0, 0].contiguous()
-    plain = F.conv2d(x.float(), weight.float(), bias.float(), padding=1)
-    try:
-        for act in (kind() for kind in _EPILOGUES):
-            fused = FusedConv(weight, bias, conv, act)
-            for got, expected in ((fused(x), plain), (fused(x, other.clone()), plain + other.float())):
-                if not torch.allclose(got.float(), act(expected), rtol=0.02, atol=0.2):  # bf16's, for values near 10
-                    return False
-    except (RuntimeError, AttributeError, TypeError, ValueError):
+    if kind(layer) not in _CONVOLUTIONS or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return False
-    return True
+    return is_ordinary(settled(layer, "weight")) and is_ordinary(settled(layer, "bias"))
 
 
-@functools.cache
-def _probe(device: torch.device) -> tuple[bool, str]:
-    return probe_bf16(device)
+def _follows(conv: nn.Conv2d, norm: Any) -> bool:
+    """Whether a layer is a batch norm for the convolution's output that evaluation makes a scale and a shift."""
+    if kind(norm) not in _NORMS or norm.running_mean is None or norm.num_features != conv.out_channels:
+        return False
+    return all(is_ordinary(settled(norm, name)) for name in ("weight", "bias", "running_mean", "running_var"))
 
 
-def _choose(precision: str, device: torch.device) -> tuple[str, str]:
-    """The precision asked for, or for `auto` the one that pays, and a sentence that says why."""
-    if precision not in get_args(Precision):
-        raise ConfigError(f"precision is {precision!r}; it must be one of {', '.join(get_args(Precision))}")
-    if device.type == "meta":
-        raise DeviceError("the network is on the meta device and has no weights; load them first")
-    if precision == "auto":
-        fast, why = _probe(device)
-        return "bf16" if fast else "fp32", why
-    if precision == "fp16" and device.type == "cpu":
-        raise DeviceError("fp16 is for accelerators; on a CPU ask for bf16, fp32 or auto")
-    if precision == "bf16" and device.type == "cuda" and not _probe(device)[0]:
-        raise DeviceError(f"{_probe(device)[1]}; ask for fp16, fp32 or auto")
-    return precision, "as asked"
+def is_mean(pool: nn.Module) -> bool:
+    """Whether a layer is the average over all pixels."""
+    return kind(pool) is nn.AdaptiveAvgPool2d and pool.output_size in (1, (1, 1))
 
 
-@overload
-def optimize_for_inference(
-    model: ResNet,
-    *,
-    precision: str = "auto",
-    compile: bool | str = False,
-    export: None = None,
-) -> FoldedResNet: ...
+def _is_gate(attention: nn.Module | None) -> bool:
+    """Whether a layer is attention as the blocks make it."""
+    if not isinstance(attention, SqueezeExcite | EfficientChannelAttention) or not _is_known(attention):
+        return False
+    if isinstance(attention, EfficientChannelAttention):
+        return kind(attention.conv) is nn.Conv1d
+    squeezes = all(
+        _is_convolution(m) and (m.kernel_size, m.padding, m.groups) == ((1, 1), (0, 0), 1)
+        for m in (attention.fc1, attention.fc2)
+    )
+    return squeezes and kind(attention.act) in ACTIVATIONS
 
 
-@overload
-def optimize_for_inference(
-    model: ResNet, *, precision: str = "auto", export: tuple[int, int]
-) -> torch.export.ExportedProgram: ...
+def _linear(conv: nn.Conv2d) -> nn.Linear:
+    """A 1x1 convolution for tensors (N, C)."""
+    linear = nn.Linear(conv.in_channels, conv.out_channels, device="meta")
+    weight, bias = settled(conv, "weight"), settled(conv, "bias")
+    assert weight is not None
+    linear.weight = nn.Parameter(weight.detach().flatten(1).float(), requires_grad=False)
+    bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
+    linear.register_parameter("bias", bias)
+    return linear
 
 
-def optimize_for_inference(
-    model: ResNet,
-    *,
-    precision: str = "auto",
-    compile: bool | str = False,  # noqa: A002
-    export: tuple[int, int] | None = None,
-) -> FoldedResNet | torch.export.ExportedProgram:
-    """A network that infers fast, on the device where `model` is; `model` itself is left as it was.
-
-    Batch norms are folded into convolutions, weight standardization is worked in, tensors are channels-last. On a CPU
-    each convolution is one operation with its bias, its activation and the sum, where oneDNN has that. `precision` is
-    fp32, bf16, fp16, or auto: bf16 where a probe finds that the device computes it.
-
-    `compile` hands the folded network to `torch.compile` instead: True, or the name of its mode. `export` gives, in
-    place of a module, a `torch.export` program for images of that height and width and batches of any size.
-
-    Logits differ by at most 1e-5 of the largest in fp32 and by 3 % in bf16. Raises `ConfigError` for a model that is
-    not ours and for an unknown precision or mode, `DeviceError` for a precision that the device has not.
-    """
-    check_ours(model)
-    modes = get_args(Compile)
-    if not isinstance(compile, bool) and compile not in modes:
-        raise ConfigError(f"compile is {compile!r}; it must be True, False or one of {', '.join(modes)}")
-    if compile and export is not None:
-        raise ConfigError("compile and export are both given; an exported program is compiled by whoever loads it")
-    device = next(model.parameters()).device
-    name, why = _choose(precision, device)
-    dtype = _DTYPES[name]
-    fused = device.type == "cpu" and not compile and export is None and onednn_fuses(dtype)
-    net = FoldedResNet(model, Fold(device, dtype, fused), name, why)
-    if export is not None:
-        return _exported(net, export)
-    if compile is True and device.type == "cpu":
-        net.compile(options={"freezing": True})  # lays the weights out ahead, as FusedConv does
-    elif compile:
-        net.compile(mode="default" if compile is True else compile)
-    return net
-
-
-def _exported(net: FoldedResNet, size: tuple[int, int]) -> torch.export.ExportedProgram:
-    if len(size) != 2 or min(size) < 1:
-        raise ConfigError(f"export is {size!r}; it must be the height and width of the images, such as (224, 224)")
-    images = torch.zeros(2, net.config.in_channels, *size, device=net.device)  # a batch of 1 would become fixed
-    with torch.no_grad():
-        return torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+def folded(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias in float32 of the plain convolution that does what conv, then norm in evaluation, do."""
+    given, shift = settled(conv, "weight"), settled(conv, "bias")
+    assert given is not None
+    weight = (conv.filters() if isinstance(conv, StandardizedConv2d) else given).double()
+    bias = weight.new_zeros(len(weight)) if shift is None else shift.double()
+    if norm is not None:
+        mean, var = settled(norm, "running_mean"), settled(norm, "running_var")
+        assert mean is not None and var is not None
+        scale = (var.double() + norm.eps).rsqrt()
+        factor, shift = settled(norm, "weight"), settled(norm, "bias")
+        scale = scale if factor is None else scale * factor.double()
+        weight, bias = weight * scale[:, None, None, None], (bias - mean.double()) * scale
+        bias = bias if shift is None else bias + shift.double()
+    return weight.float(), bias.float()

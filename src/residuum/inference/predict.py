@@ -1,19 +1,25 @@
-"""Prediction: classes of image files by the weights of a run."""
+"""Prediction: classes of image files by the weights of any source, as fast as they can be had."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Union
 
-from residuum.errors import DataError, WeightsError
+from residuum.errors import ConfigError, DataError, WeightsError, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from residuum.preprocessing import Preprocessing
+    from residuum.inference.optimize import FoldedResNet
+    from residuum.nn.resnet import ResNet
 
-BATCH = 32  # images that go through the network together
+BATCH_SIZE = 32  # images that go through the network together
+READERS = min(8, os.cpu_count() or 1)  # threads that read image files
+Image = str | Path
 
 
 @dataclass(frozen=True)
@@ -24,51 +30,109 @@ class Prediction:
     classes: tuple[tuple[str, float], ...]
 
 
-def predict(source: str | Path, images: Sequence[str], *, top: int = 3, device: str = "auto") -> list[Prediction]:
-    """Classify image files with a run's folder or weights file, as fast as `optimize_for_inference` makes its network.
+def predict(
+    source: Union[str, Path, "ResNet"],
+    images: Image | Iterable[Image],
+    *,
+    top: int = 3,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[Prediction]:
+    """Classify image files: a `Prediction` for each, in their order, given as soon as its batch is done.
 
-    Raises `WeightsError` for weights that cannot be read or were not saved by training, `DataError` for an image.
+    `source` is a run folder, a weights file or a reference such as `torchvision:resnet50.IMAGENET1K_V2`, whatever
+    `residuum.load` takes, or a network with `classes` and `preprocessing`. `optimize_for_inference` makes it fast, in
+    `precision`. Files are read by threads while the network computes, a few batches ahead.
+
+    Raises at once `WeightsError` for weights that cannot be read or do not say their classes and preprocessing,
+    `DeviceError`, and `ConfigError` for a number that cannot be; while it goes on, `DataError` for the first image that
+    cannot be read, after the predictions of all before its batch.
     """
+    if top < 1 or batch_size < 1:
+        raise ConfigError(f"top is {quoted(top)} and batch_size {quoted(batch_size)}; both must be at least 1")
+    if isinstance(images, str | Path):
+        images = (images,)
+    if isinstance(images, list | tuple) and not images:
+        raise DataError("no image was given; name at least one file")
+
+    from residuum.devices import pick_device
+    from residuum.inference.optimize import optimize_for_inference
+    from residuum.nn.resnet import ResNet
+
+    if isinstance(source, ResNet):
+        model = source
+    else:
+        place = pick_device(device)
+        model = _loaded(source).to(place)
+    what = "the network" if isinstance(source, ResNet) else quoted(str(source))
+    if model.classes is None or model.preprocessing is None:
+        raise WeightsError(
+            f"{what} does not say its classes and preprocessing; use weights that 'residuum train' saved or a hub's, "
+            "or set them: model.classes, model.preprocessing"
+        )
+    return _predictions(optimize_for_inference(model, precision=precision), model, images, top, batch_size)
+
+
+def _loaded(source: str | Path) -> "ResNet":
     import torch
 
-    from residuum.data.sources import evaluation_transform, normalise, read_image
-    from residuum.devices import pick_device
-    from residuum.inference.folding import optimize_for_inference
-    from residuum.weights.files import load, read_metadata
+    from residuum.weights.files import load
 
-    if not images:
-        raise DataError("no image was given; name at least one file")
-    source = Path(source)
-    path = source / "weights.safetensors" if source.is_dir() else source
-    classes, preprocessing = _metadata(path, read_metadata(path))
-    place = pick_device(device)
+    with torch.device("cpu"):  # whatever the caller's default is: on the meta device there would be no weights
+        return load(source)
+
+
+def _predictions(
+    net: "FoldedResNet", model: "ResNet", images: Iterable[Image], top: int, batch_size: int
+) -> Iterator[Prediction]:
+    from residuum.data.sources import evaluation_transform, read_image
+
+    classes, preprocessing = model.classes, model.preprocessing
+    assert classes is not None and preprocessing is not None
     transform = evaluation_transform(preprocessing)
 
-    def read(image: str) -> "Tensor":
-        return transform(read_image(image, preprocessing.channels))
+    def read(path: str) -> "Tensor":
+        return transform(read_image(path, preprocessing.channels))
 
-    model = optimize_for_inference(load(path).to(place))
-    predictions = []
-    with ThreadPoolExecutor() as readers, torch.inference_mode():
-        for begin in range(0, len(images), BATCH):
-            batch = images[begin : begin + BATCH]
-            pixels = torch.stack(list(readers.map(read, batch)))  # all of the size that the network was trained on
-            shares = model(normalise(pixels.to(place), preprocessing)).softmax(1)
-            values, indices = shares.topk(min(top, len(classes)))
-            for image, best, places in zip(batch, values.tolist(), indices.tolist(), strict=True):
-                named = ((classes[i], p) for i, p in zip(places, best, strict=True))
-                predictions.append(Prediction(image, tuple(named)))
-    return predictions
-
-
-def _metadata(path: Path, values: dict[str, Any]) -> tuple[tuple[str, ...], "Preprocessing"]:
-    from residuum.preprocessing import Preprocessing
-
+    pixels = read_ahead((os.fspath(image) for image in images), read, 3 * batch_size)
     try:
-        fields = values["preprocessing"].items()
-        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields}
-        return tuple(values["classes"]), Preprocessing(**given)
-    except (KeyError, AttributeError, TypeError):
-        raise WeightsError(
-            f"{path} does not say its classes and preprocessing; use weights that 'residuum train' saved"
-        ) from None
+        while batch := list(itertools.islice(pixels, batch_size)):
+            found = _likeliest(net, model, [image for _, image in batch], top)
+            for (path, _), best in zip(batch, found, strict=True):
+                yield Prediction(path, tuple((classes[i], probability) for i, probability in best))
+    finally:
+        pixels.close()
+
+
+def _likeliest(net: "FoldedResNet", model: "ResNet", images: list["Tensor"], top: int) -> list[list[tuple[int, float]]]:
+    """Of each image the places of the likeliest classes and their probabilities."""
+    import torch
+
+    from residuum.data.sources import normalise
+
+    assert model.preprocessing is not None
+    with torch.inference_mode():  # not around a yield, where it would reach into the caller
+        pixels = torch.stack(images).to(net.device)  # all have the size that the network was trained on
+        shares = net(normalise(pixels, model.preprocessing)).softmax(1)
+        values, places = shares.topk(min(top, shares.shape[1]))
+    return [list(zip(*pair, strict=True)) for pair in zip(places.tolist(), values.tolist(), strict=True)]
+
+
+def read_ahead(
+    paths: Iterable[str], read: Callable[[str], "Tensor"], ahead: int
+) -> "Generator[tuple[str, Tensor], None, None]":
+    """Each path with what `read` makes of it, in order, read by threads up to `ahead` before it is asked for."""
+    todo = iter(paths)
+    pending: deque[tuple[str, Future[Tensor]]] = deque()
+    pool = ThreadPoolExecutor(READERS, thread_name_prefix="read-images")
+    try:
+        while True:
+            for path in itertools.islice(todo, ahead - len(pending)):
+                pending.append((path, pool.submit(read, path)))
+            if not pending:
+                return
+            path, image = pending.popleft()
+            yield path, image.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

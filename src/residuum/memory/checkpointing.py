@@ -1,19 +1,21 @@
 """What the backward pass recomputes instead of keeping: modes, applied from outside, that change no number.
 
-`none` keeps what autograd does. `selective` keeps the outputs of the convolutions that are dear and narrow, and
+`none` keeps what autograd does. `selective` keeps the outputs of the convolutions that are costly and narrow, and
 recomputes norms, activations and the widening convolution. `block` keeps only the input of each block, `stage` only
 that of each stage, recomputing its blocks in turn. In all but `none` the stem is recomputed from its first convolution
 on. A 1x1 convolution over more than 128 channels is not run again: it costs much and its output is small.
 
 Recomputation is `torch.utils.checkpoint`, which stops as soon as it has what it needs: a segment that ends in a
 convolution does not run it again. Batch norm's statistics are left alone by the second pass (pytorch/pytorch#96136),
-and whether a block is skipped is settled before the first, so that losses, gradients, parameters and buffers are those
-of the plain network, to the bit on a CPU.
+random numbers are drawn again as they were, and so are the buffers that layers of a user's own may hold, so that
+losses, gradients, parameters and buffers are those of the plain network, to the bit on a CPU. Layers are always called
+as modules, so that hooks, parametrisations and layers put in their place have their effect, in both passes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
@@ -24,8 +26,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from residuum.errors import ConfigError
-from residuum.nn.blocks import Block, add
+from residuum.nn.blocks import Block, PreactBlock
+from residuum.nn.freezing import FrozenBatchNorm
+from residuum.nn.layers import BlurPool, EfficientChannelAttention, SqueezeExcite, StandardizedConv2d, ZeroPadShortcut
 from residuum.nn.resnet import ResNet, Stage
+from residuum.nn.stochastic_depth import StochasticDepth
 
 _Result = TypeVar("_Result")
 Mode = Literal["none", "selective", "block", "stage"]
@@ -34,6 +39,13 @@ MODES: tuple[str, ...] = get_args(Mode)
 _WIDEST = 128
 # Their backward pass needs their output alone, which the next block keeps anyway.
 _BY_OUTPUT = (nn.ReLU, nn.LeakyReLU, nn.ELU)
+# What draws no random numbers and holds no state but what is seen to below.
+_PLAIN = frozenset({
+    Block, PreactBlock, Stage, BlurPool, EfficientChannelAttention, SqueezeExcite, StandardizedConv2d, ZeroPadShortcut,
+    FrozenBatchNorm, nn.BatchNorm2d, nn.GroupNorm, nn.Conv1d, nn.Conv2d, nn.Linear, nn.Identity, nn.Sequential,
+    nn.ModuleList, nn.AvgPool2d, nn.MaxPool2d, nn.ZeroPad2d, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Mish,
+    nn.Hardswish,
+})  # fmt: skip
 
 
 # Autocast does not know the meta device; whoever plays its part there says so here.
@@ -77,17 +89,17 @@ def _norm(norm: _BatchNorm, known: Statistics | None, found: Statistics, x: Tens
 
     A later pass leaves running statistics and counter alone.
     """
-    direct = x.device.type in ("cpu", "meta") and norm.weight is not None and norm.weight.dtype == torch.float32
     if known is not None and norm in known:
         return _Normalise.apply(x, norm.weight, norm.bias, norm, 0.0, known[norm], found)  # type: ignore[no-any-return]
     if known is not None:
-        before = norm.momentum, norm.num_batches_tracked
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        before, norm._buffers = norm._buffers, {n: b if b is None else b.clone() for n, b in norm._buffers.items()}
         try:
             return type(norm).forward(norm, x)
         finally:
-            norm.momentum, norm.num_batches_tracked = before
-    if not direct:
+            norm._buffers = before
+    torchs = type(norm).forward is _BatchNorm.forward  # what averages over processes, say, has a way of its own
+    weight = norm._parameters.get("weight")  # None where it is parametrised, too
+    if not torchs or x.device.type not in ("cpu", "meta") or weight is None or weight.dtype != torch.float32:
         return type(norm).forward(norm, x)
     norm._check_input_dim(x)  # type: ignore[no-untyped-call]
     count = norm.num_batches_tracked
@@ -97,20 +109,28 @@ def _norm(norm: _BatchNorm, known: Statistics | None, found: Statistics, x: Tens
     return _Normalise.apply(x, norm.weight, norm.bias, norm, momentum, None, found)  # type: ignore[no-any-return]
 
 
+class _NormInPass(partial[Tensor]):
+    """`_norm` in the place of a norm's `forward`; what a user has put there is left where it is."""
+
+
 @contextmanager
-def norms_in_pass(module: nn.Module, known: Statistics | None, found: Statistics) -> Iterator[None]:
-    """Within the block the batch norms of `module` run as those of one pass do.
+def norms_in_pass(modules: Iterable[nn.Module], known: Statistics | None, found: Statistics) -> Iterator[None]:
+    """Within the block the batch norms among `modules` run as those of one pass do.
 
     Within a pass of an enclosing segment, what that knows is known here, and what is found here it finds as well.
     """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    before = [norm.__dict__.get("forward") for norm in norms]
-    for norm, enclosing in zip(norms, before, strict=True):
-        norm.forward = partial(_norm, norm, enclosing.args[1] if enclosing else known, found)  # type: ignore[method-assign]
+    norms = []
+    for m in modules:
+        if isinstance(m, _BatchNorm) and m.training and m.track_running_stats:
+            enclosing = m.__dict__.get("forward")
+            if enclosing is None or isinstance(enclosing, _NormInPass):
+                norms.append((m, enclosing))
+    for norm, enclosing in norms:
+        norm.forward = _NormInPass(_norm, norm, enclosing.args[1] if enclosing else known, found)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for norm, enclosing in zip(norms, before, strict=True):
+        for norm, enclosing in norms:
             del norm.forward
             if enclosing:
                 norm.forward = enclosing  # type: ignore[method-assign]
@@ -118,23 +138,60 @@ def norms_in_pass(module: nn.Module, known: Statistics | None, found: Statistics
                     enclosing.args[2][norm] = found[norm]
 
 
-def _again(module: nn.Module, run: Callable[..., _Result], *args: Tensor) -> _Result:
-    """`run(*args)`, of which only the arguments are kept; `module` holds its norms and what draws random numbers."""
-    draws = any(isinstance(m, Block) and m.drop is not None for m in module.modules())
+@contextmanager
+def _as_it_was(state: dict[nn.Module, Any]) -> Iterator[None]:
+    """Within the block modules have the buffers, and branches that are dropped the draws, that are given."""
+    after = _state(state)
+    _restore(state)
+    try:
+        yield
+    finally:
+        _restore(after)
+
+
+def _state(modules: Iterable[nn.Module]) -> dict[nn.Module, Any]:
+    return {m: m.draws if isinstance(m, StochasticDepth) else m._buffers for m in modules}
+
+
+def _restore(state: dict[nn.Module, Any]) -> None:
+    for module, value in state.items():
+        if isinstance(module, StochasticDepth):
+            module.draws = value
+        else:
+            module._buffers = value
+
+
+def _again(parts: Iterable[nn.Module | None], run: Callable[..., _Result], *args: Tensor) -> _Result:
+    """`run(*args)`, of which only the arguments are kept; `parts` hold all the modules that it runs."""
+    modules = [module for part in parts if part is not None for module in part.modules()]
+    # Those that may draw random numbers, or change a buffer in each pass, as a spectral norm does.
+    others = [m for m in modules if type(m) not in _PLAIN or m._forward_hooks or m._forward_pre_hooks]
+    moving = [m for m in others if m._buffers or isinstance(m, StochasticDepth)]
+    moving = [m for m in moving if not isinstance(m, _BatchNorm) or "forward" in m.__dict__]
     statistics: Statistics = {}
+    before = {
+        m: state if isinstance(state, int) else {n: b if b is None else b.clone() for n, b in state.items()}
+        for m, state in _state(moving).items()
+    }
+
+    @contextmanager
+    def later() -> Iterator[None]:
+        with _as_it_was(before), norms_in_pass(modules, statistics, {}):
+            yield
+
     result: _Result = checkpoint(
         run,
         *args,
         use_reentrant=False,
-        preserve_rng_state=draws,
-        context_fn=lambda: (norms_in_pass(module, None, statistics), norms_in_pass(module, statistics, {})),
+        preserve_rng_state=bool(others),
+        context_fn=lambda: (norms_in_pass(modules, None, statistics), later()),
     )
     return result
 
 
-def _plainly() -> bool:
-    """Nothing is kept without gradients, and a compiler's partitioner decides for itself what is."""
-    return not torch.is_grad_enabled() or torch.compiler.is_compiling()
+def _plainly(x: object) -> bool:
+    """Nothing is kept without gradients, and what compiles or traces the network decides for itself what is."""
+    return not torch.is_grad_enabled() or torch.compiler.is_compiling() or isinstance(x, torch.fx.Proxy)
 
 
 def _autocast(kind: str) -> torch.dtype | None:
@@ -146,17 +203,29 @@ def _autocast(kind: str) -> torch.dtype | None:
 
 def _conv(conv: nn.Module, x: Tensor) -> Tensor:
     """`conv(x)`, which keeps no copy of the weight in autocast's precision: backward makes it again."""
-    dtype = _autocast(x.device.type)
-    if type(conv) is not nn.Conv2d or dtype is None:
+    dtype, replaced = _autocast(x.device.type), conv.__dict__.get("forward")
+    ours = replaced is None or ON_META.get() is not None
+    if type(conv) is not nn.Conv2d or dtype is None or not ours:
         return conv(x)  # type: ignore[no-any-return]
-    weight = conv.weight.to(dtype)
+    conv.forward = partial(_light, conv, dtype)  # type: ignore[method-assign] # called as a module, for the hooks
+    try:
+        return conv(x)  # type: ignore[no-any-return]
+    finally:
+        del conv.forward
+        if replaced is not None:
+            conv.forward = replaced  # type: ignore[method-assign]
+
+
+def _light(conv: nn.Conv2d, dtype: torch.dtype, x: Tensor) -> Tensor:
+    own = conv.weight  # of a pruned layer not a parameter, but made by a hook before each pass
+    weight = own.to(dtype)
     place = weight.untyped_storage()._cdata
 
     def pack(tensor: Tensor) -> Tensor | None:
         return None if tensor.untyped_storage()._cdata == place else tensor
 
     def unpack(kept: Tensor | None) -> Tensor:
-        return conv.weight.detach().to(dtype) if kept is None else kept
+        return own.detach().to(dtype) if kept is None else kept
 
     with saved_tensors_hooks(pack, unpack):
         return conv._conv_forward(x, weight, conv.bias)  # type: ignore[no-any-return]
@@ -194,45 +263,83 @@ def _norm_of(held: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
 
 def _ends_in_norm(block: Block) -> bool:
     """Whether the branch's last tensors are a convolution's output and its norm's, and the sum keeps nothing."""
-    return not block.preact and block.se is None and isinstance(getattr(block, f"bn{block.length}"), _BatchNorm)
+    norm = getattr(block, f"bn{block.length}")
+    return not block.preact and block.se is None and isinstance(norm, _BatchNorm | FrozenBatchNorm)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Layers of a branch in a row."""
+
+    layers: tuple[nn.Module, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for layer in self.layers:  # no name but x holds a tensor, so that each is freed as soon as it can be
+            x = layer(x)
+        return x
+
+
+def _segments(block: Block) -> list[_Segment]:
+    """The branch cut after each convolution; a pre-activation block's first norm and activation come before it."""
+    rows: list[list[nn.Module]] = [[]]
+    for name in block.branch_layers()[2 if block.preact else 0 :]:
+        rows[-1].append(getattr(block, name))
+        if name.startswith("conv"):
+            rows.append([])
+    return [_Segment(tuple(row)) for row in rows]
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def _entrance(block: Block) -> list[nn.Module]:
+    return [block.bn1, block.act1] if block.preact else []
 
 
 def _selective(block: Block, x: Tensor) -> Tensor:
-    if _plainly():
-        return Block.forward(block, x)
+    if _plainly(x):
+        return type(block).forward(block, x)
     if block.skips(x):
-        return block.finish(block.body(x, skip=True))
+        return block.close(block.skipped(x))
+    first, *between, last, end = _segments(block)
     if block.preact:
-        h, x = _again(block, partial(_open, block), x)
+        parts = [*_entrance(block), *first.layers, block.downsample]
+        h, x = _again(parts, partial(_open, block, first), x)
     else:
-        h, x = _open(block, x)
-    last = block.length
-    for i in range(2, last):
-        h = _again(block, partial(block.between, i=i), h)
+        h, x = _open(block, first, x)
+    for segment in between:
+        h = _again(segment.layers, segment, h)
+    layers = [*last.layers, *end.layers]
     if not _by_output(block):
-        return _again(block, lambda h, x: block.finish(add(block.leave(block.between(h, last)), x)), h, x)
-    widening = getattr(block, f"conv{last}")
-    dear = widening.kernel_size != (1, 1) or widening.in_channels > _WIDEST
-    if dear and _ends_in_norm(block):  # its output is kept
-        h = block.leave(_again(block, partial(block.between, i=last), h))
-    elif _ends_in_norm(block):
-        h = _norm_of(_again(block, lambda h: _Held.apply(block.between(h, last)), h), block.leave)
+        layers.append(getattr(block, f"act{block.length}"))
+        return _again(layers, lambda h, x: block.close(block.add(end(last(h)), x)), h, x)
+    widening = last.layers[-1]
+    costly = not isinstance(widening, nn.Conv2d) or widening.kernel_size != (1, 1) or widening.in_channels > _WIDEST
+    if not _ends_in_norm(block):
+        h = _again(layers, lambda h: end(last(h)), h)
+    elif costly:  # its output is kept
+        h = end(_again(last.layers, last, h))
     else:
-        h = _again(block, lambda h: block.leave(block.between(h, last)), h)
-    return block.finish(add(h, x))
+        h = _norm_of(_again(last.layers, lambda h: _Held.apply(last(h)), h), end)
+    return block.close(block.add(h, x))
+
+
+def _open(block: Block, first: _Segment, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The first convolution's output and the shortcut's."""
+    h = block.enter(x)
+    return _conv(first.layers[0], h), x if block.downsample is None else _each(block.downsample, h)
 
 
 def _each(shortcut: nn.Module, x: Tensor) -> Tensor:
     """`shortcut(x)`, its convolution by `_conv`."""
-    for layer in shortcut if isinstance(shortcut, nn.Sequential) else [shortcut]:
+    if type(shortcut) is not nn.Sequential or _hooked(shortcut):
+        return _conv(shortcut, x)
+    for layer in shortcut:
         x = _conv(layer, x)
     return x
-
-
-def _open(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The first convolution's output and the shortcut's."""
-    h = block.enter(x)
-    return _conv(block.conv1, h), x if block.downsample is None else _each(block.downsample, h)
 
 
 def _by_output(block: Block) -> bool:
@@ -240,68 +347,69 @@ def _by_output(block: Block) -> bool:
     return block.preact or isinstance(getattr(block, f"act{block.length}"), _BY_OUTPUT)
 
 
-def _block(block: Block, x: Tensor, skip: bool | None = None) -> Tensor:
-    if _plainly():
-        return Block.forward(block, x)
-    skip = block.skips(x) if skip is None else skip
-    if not _by_output(block):
-        return _again(block, lambda x: block.finish(block.body(x, skip)), x)
-    if skip or not _ends_in_norm(block):
-        return block.finish(_again(block, partial(block.body, skip=skip), x))
-    shortcut = block.downsample
-    layers = list(shortcut) if isinstance(shortcut, nn.Sequential) else []
-    dear = any(isinstance(layer, nn.Conv2d) and layer.in_channels > _WIDEST for layer in layers)
-    projects = bool(layers) and isinstance(layers[-1], _BatchNorm) and not dear
+def _block(block: Block, x: Tensor) -> Tensor:
+    if _plainly(x):
+        return type(block).forward(block, x)
+    skip, segments, shortcut = block.skips(x), _segments(block), block.downsample
 
-    def project(x: Tensor) -> Tensor:
-        for layer in layers[:-1]:
-            x = layer(x)
-        return x
+    def whole(x: Tensor) -> Tensor:
+        if skip:
+            return block.skipped(x)
+        h = first = block.enter(x)
+        for segment in segments:
+            h = segment(h)
+        return block.add(h, x if shortcut is None else shortcut(first))
+
+    if not _by_output(block):
+        return _again([block], lambda x: block.close(whole(x)), x)
+    if skip or not _ends_in_norm(block):
+        return block.close(_again([block], whole, x))
+    layers = list(shortcut) if type(shortcut) is nn.Sequential and not _hooked(shortcut) else []
+    costly = any(isinstance(layer, nn.Conv2d) and layer.in_channels > _WIDEST for layer in layers)
+    projects = bool(layers) and isinstance(layers[-1], _BatchNorm | FrozenBatchNorm) and not costly
+    project, end = _Segment(tuple(layers[:-1])), segments.pop()
 
     def convolutions(x: Tensor) -> tuple[Tensor, Tensor | None]:
-        h = block.conv1(block.enter(x))
-        for i in range(2, block.length + 1):
-            h = block.between(h, i)
+        h = x
+        for segment in segments:
+            h = segment(h)
         return _Held.apply(h), _Held.apply(project(x)) if projects else None
 
-    h, side = _again(block, convolutions, x)
-    h = _norm_of(h, block.leave)
+    parts = [layer for segment in segments for layer in segment.layers]
+    h, side = _again([*parts, *project.layers], convolutions, x)
+    h = _norm_of(h, end)
     if side is not None:
         x = _norm_of(side, layers[-1])
     elif shortcut is not None:
         x = _each(shortcut, x)
-    return block.finish(add(h, x))
+    return block.close(block.add(h, x))
 
 
 def _stage(stage: Stage, x: Tensor) -> Tensor:
-    if _plainly():
-        return Stage.forward(stage, x)
-    blocks = [block for block in stage if isinstance(block, Block)]
-    skips = [block.skips(x) for block in blocks]
-
-    def run(x: Tensor) -> Tensor:
-        for block, skip in zip(blocks, skips, strict=True):
-            x = _block(block, x, skip)
-        return x
-
-    return _again(stage, run, x)
+    run = partial(type(stage).forward, stage)
+    return run(x) if _plainly(x) else _again([stage], run, x)
 
 
 def _stem(model: ResNet, x: Tensor) -> Tensor:
-    if _plainly():
-        return ResNet.stem(model, x)
-    return _again(model.bn1, model.after_conv1, _conv(model.conv1, x))
+    if _plainly(x):
+        return type(model).stem(model, x)
+    conv1, *others = model.parts()[0].layers.values()
+    return _again(others, model.after_conv1, _conv(conv1, x))
 
 
-def block_forward(block: nn.Module, mode: str) -> Callable[[Tensor], Tensor]:
+class _Recomputing(partial[Tensor]):
+    """What `recompute` puts in the place of a `forward`."""
+
+
+def block_forward(block: Block, mode: str) -> Callable[[Tensor], Tensor]:
     """The forward pass of a block in a mode other than `stage`."""
-    runs: dict[str, Callable[..., Tensor]] = {"none": Block.forward, "selective": _selective, "block": _block}
-    return partial(runs[mode], block)
+    runs: dict[str, Callable[..., Tensor]] = {"none": type(block).forward, "selective": _selective, "block": _block}
+    return _Recomputing(runs[mode], block)
 
 
 def stem_forward(model: ResNet, mode: str) -> Callable[[Tensor], Tensor]:
     """The forward pass of a stem, which is recomputed in every mode but `none`."""
-    return partial(ResNet.stem if mode == "none" else _stem, model)
+    return _Recomputing(type(model).stem if mode == "none" else _stem, model)
 
 
 def recompute(model: ResNet, mode: str | Sequence[str | Sequence[str]], *, stem: bool | None = None) -> ResNet:
@@ -309,32 +417,39 @@ def recompute(model: ResNet, mode: str | Sequence[str | Sequence[str]], *, stem:
 
     `recompute(model, ["stage", "block", ["selective", "none", ...], "none"])`. Names of parameters do not change, and
     `"none"` undoes everything. `stem` says whether the stem is recomputed; by itself, if anything is. Raises
-    `ConfigError` for a mode that does not exist and a model that is not ours.
+    `ConfigError` for a mode that does not exist, for a model that is not ours or is wrapped (`DataParallel`,
+    `DistributedDataParallel`, `torch.compile`, FSDP), and for a block whose `forward` somebody has replaced.
 
     Under `torch.compile` the compiler's own partitioner takes over and the modes stand back; `Plan.compile` gives it
     the same budget.
     """
     check_ours(model)
     modes = _per_stage(mode, model)
-    for module in (model, *(m for m in model.modules() if isinstance(m, Block | Stage))):
-        module.__dict__.pop("forward", None)
-        module.__dict__.pop("stem", None)
-    for stage, chosen in zip(model.stages, modes, strict=True):
+    stages = [(part.layers[part.name], part.blocks) for part in model.parts()[1:-1]]
+    holders = [module for stage, blocks in stages for module in (stage, *blocks)]
+    for name, place in (("stem", model), *(("forward", module) for module in holders)):
+        if not isinstance(place.__dict__.get(name), _Recomputing | None):
+            raise ConfigError(
+                f"a {type(place).__name__} of this network has a {name} that was put in its place by hand; "
+                "recompute cannot replace it, so remove it first"
+            )
+    for name, place in (("stem", model), *(("forward", module) for module in holders)):
+        place.__dict__.pop(name, None)
+    for (stage, blocks), chosen in zip(stages, modes, strict=True):
         if chosen == "stage":
-            stage.forward = partial(_stage, stage)  # type: ignore[method-assign]
-            continue
-        for block, wanted in zip(stage, chosen, strict=True):
+            stage.forward = _Recomputing(_stage, stage)
+        for block, wanted in zip(blocks, ["block"] * len(blocks) if chosen == "stage" else chosen, strict=True):
             if wanted != "none":
-                block.forward = block_forward(block, wanted)
+                block.forward = block_forward(block, wanted)  # type: ignore[assignment, method-assign]
     anything = any(chosen == "stage" or set(chosen) != {"none"} for chosen in modes)
     if anything if stem is None else stem:
-        model.stem = partial(_stem, model)  # type: ignore[method-assign]
+        model.stem = stem_forward(model, "block")  # type: ignore[assignment, method-assign]
     return model
 
 
 def check_ours(model: object) -> None:
-    """Raise `ConfigError` for a model that is no `residuum.ResNet`."""
-    if not isinstance(model, ResNet):
+    """Raise `ConfigError` for a model that is no `residuum.ResNet`, or is one that a wrapper has taken over."""
+    if not isinstance(model, ResNet) or type(model).__name__.startswith("FSDP"):
         name = f"{type(model).__module__}.{type(model).__qualname__}"
         raise ConfigError(f"the model is a {name}; give a residuum.ResNet, unwrapped")
 

@@ -18,13 +18,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
-from residuum.errors import ConfigError, first_line
+from residuum.config import ResNetConfig
+from residuum.errors import ConfigError, first_line, quoted
 from residuum.memory.checkpointing import ON_META, Statistics, block_forward, check_ours, norms_in_pass, stem_forward
 from residuum.memory.live import Live
-from residuum.nn.blocks import BlurPool, StochasticDepth
-from residuum.nn.resnet import ResNet
+from residuum.nn.layers import BlurPool
+from residuum.nn.resnet import Part, ResNet
+from residuum.nn.stochastic_depth import StochasticDepth
+from residuum.validation import LARGEST
 
-Affine = tuple[float, float]  # what grows with the batch: fixed + each * batch
+Affine = tuple[float, float]  # what grows with the batch: fixed + each * batch_size
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,9 @@ class Footprint:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A stem, block or head: its output's shape without the batch and type, the bytes of its parameters that get
-    gradients, its footprint in each mode.
+class StepPart:
+    """A stem, block or head in a training step: its output's shape without the batch and type, the bytes of its
+    parameters that get gradients, its footprint in each mode.
     """
 
     name: str
@@ -56,9 +59,9 @@ class Part:
     modes: dict[str, Footprint]
     alone: Footprint  # the forward pass as `stage` does it first: it keeps its output and its norms' statistics
 
-    def output(self, batch: int) -> int:
+    def output(self, batch_size: int) -> int:
         """Bytes of the output."""
-        return batch * math.prod(self.shape) * self.dtype.itemsize
+        return batch_size * math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,15 @@ class StepCost:
     images and labels, logits and loss.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[StepPart, ...]
     fixed: int
     trained: int
     held: Affine
 
 
-def at(line: Affine, batch: int) -> float:
+def at(line: Affine, batch_size: int) -> float:
     """The value for a batch."""
-    return line[0] + line[1] * batch
+    return line[0] + line[1] * batch_size
 
 
 def _batch_norm(x: Tensor, weight: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
@@ -160,6 +163,19 @@ class _Below(torch.autograd.Function):
         return torch.empty(shape, dtype=dtype, device="meta")
 
 
+class _Mish(torch.autograd.Function):
+    """Mish on the meta device, where torch takes its backward pass apart into a dozen operations with results each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return torch.empty_like(grads[0])
+
+
 class _Autocast(TorchFunctionMode):
     """Autocast for the meta device: convolutions and matrix products run in a lower precision."""
 
@@ -192,6 +208,8 @@ def on_meta(model: ResNet, dtype: torch.dtype | None) -> ResNet:
     for module in twin.modules():
         if isinstance(module, StochasticDepth):
             module.rate, module.mode = 0.5, "row"
+        if type(module) is nn.Mish:
+            module.forward = _Mish.apply  # type: ignore[method-assign]
         if isinstance(module, nn.BatchNorm2d) and module.momentum is None:
             module.momentum = 0.1  # a count on the meta device has no value
         if dtype is not None and isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear | BlurPool):
@@ -206,25 +224,45 @@ def on_meta(model: ResNet, dtype: torch.dtype | None) -> ResNet:
 _BATCHES = (2, 4)  # a line is known by two of its points
 
 
-def step_cost(model: ResNet, size: tuple[int, int] = (224, 224), dtype: torch.dtype | None = None) -> StepCost:
-    """What a training step takes, part by part and mode by mode, for images of `size` and any batch.
+_MOST_BYTES = 2**46  # of one tensor; sums over a network stay below 2^63
+
+
+def check_images(config: ResNetConfig, image_size: tuple[int, int], batch_size: int = 1) -> None:
+    """Raise `ConfigError` for images or batches that cannot be, or whose tensors are larger than 64 TiB."""
+    height, width = image_size
+    if not (1 <= height <= LARGEST and 1 <= width <= LARGEST and 1 <= batch_size <= LARGEST):
+        raise ConfigError(
+            f"image_size is {quoted(tuple(image_size))} and batch_size is {quoted(batch_size)}; each number must be "
+            f"from 1 to {LARGEST}"
+        )
+    channels = [config.in_channels, *config.stem_channels, *(n for s in config.stages for n in s.widest)]
+    if 8 * batch_size * height * width * max(channels) > _MOST_BYTES:
+        raise ConfigError(
+            f"{batch_size} image(s) of {height}x{width} make tensors of more than 64 TiB in this network; use a "
+            "smaller batch size or image size"
+        )
+
+
+def step_cost(model: ResNet, image_size: tuple[int, int] = (224, 224), dtype: torch.dtype | None = None) -> StepCost:
+    """What a training step takes, part by part and mode by mode, for images of `image_size` and any batch size.
 
     The network is run on the meta device for two batches, in autocast to `dtype` where one is given; blocks that are
-    alike are run once. Raises `ConfigError` where the images are too small.
+    alike are run once. Raises `ConfigError` where the images are too small, or their tensors larger than 64 TiB.
     """
     check_ours(model)
+    check_images(model.config, image_size)
     twin = on_meta(model, dtype)
     token = ON_META.set(dtype)
     try:
-        return _step_cost(twin, size)
+        return _step_cost(twin, image_size)
     finally:
         ON_META.reset(token)
 
 
-def _step_cost(twin: ResNet, size: tuple[int, int]) -> StepCost:
-    known: dict[Any, Part] = {}
+def _step_cost(twin: ResNet, image_size: tuple[int, int]) -> StepCost:
+    known: dict[Any, StepPart] = {}
     parts = []
-    shape: tuple[int, ...] = (twin.config.in_channels, *size)
+    shape: tuple[int, ...] = (twin.config.in_channels, *image_size)
     kind, above = torch.float32, False
     for name, module, forwards in pieces(twin):
         flags = tuple(p.requires_grad for p in module.parameters()), tuple(m.training for m in module.modules())
@@ -238,7 +276,7 @@ def _step_cost(twin: ResNet, size: tuple[int, int]) -> StepCost:
             shape, kind = part.shape, part.dtype
     with torch.no_grad():
         logits = twin.head(torch.empty((2, *shape), dtype=kind, device="meta"))
-    images = 4 * twin.config.in_channels * size[0] * size[1]
+    images = 4 * twin.config.in_channels * image_size[0] * image_size[1]
     held = 4, images + 8 + logits.nbytes / 2  # labels take 8 bytes each, the loss 4
     trained = sum(p.nbytes for p in twin.parameters() if p.requires_grad)
     return StepCost(tuple(parts), sum(t.nbytes for t in (*twin.parameters(), *twin.buffers())), trained, held)
@@ -254,13 +292,17 @@ class Piece(NamedTuple):
 
 def pieces(model: ResNet) -> Iterator[Piece]:
     """A network's parts, in order."""
-    stem = nn.ModuleList([model.conv1, model.bn1, model.maxpool])
-    yield Piece("stem", stem, {mode: stem_forward(model, mode) for mode in ("none", "block")})
-    for info, stage in zip(model.feature_info, model.stages, strict=True):
-        for number, block in enumerate(stage):
+    stem, *stages, head = model.parts()
+    yield Piece("stem", _held(stem), {mode: stem_forward(model, mode) for mode in ("none", "block")})
+    for stage in stages:
+        for number, block in enumerate(stage.blocks):
             forwards = {mode: block_forward(block, mode) for mode in ("none", "selective", "block")}
-            yield Piece(f"{info.name}.{number}", block, forwards)
-    yield Piece("head", nn.ModuleList([model.norm, model.fc]), {"none": partial(_loss, model)})
+            yield Piece(f"{stage.name}.{number}", block, forwards)
+    yield Piece("head", _held(head), {"none": partial(_loss, model)})
+
+
+def _held(part: Part) -> nn.ModuleList:
+    return nn.ModuleList(part.layers.values())
 
 
 def _loss(model: ResNet, x: Tensor) -> Tensor:
@@ -275,7 +317,7 @@ def _part(
     shape: tuple[int, ...],
     kind: torch.dtype,
     above: bool,
-) -> Part:
+) -> StepPart:
     trained = any(p.requires_grad for p in module.parameters())
 
     def runs(forward: Callable[[Tensor], Tensor], grads: bool) -> tuple[Tensor, Footprint]:
@@ -293,12 +335,12 @@ def _part(
 
     def first(x: Tensor) -> Tensor:
         statistics.clear()
-        with norms_in_pass(module, None, statistics):
+        with norms_in_pass(module.modules(), None, statistics):
             return forwards["none"](x)
 
     y, alone = runs(first, False)
     gradients = sum(p.nbytes for p in module.parameters() if p.requires_grad)
-    return Part(name, tuple(y.shape[1:]), y.dtype, gradients, modes, alone)
+    return StepPart(name, tuple(y.shape[1:]), y.dtype, gradients, modes, alone)
 
 
 def _line(first: float, second: float) -> Affine:

@@ -17,11 +17,12 @@ import torch
 
 from residuum.devices import pick_device
 from residuum.errors import ConfigError
-from residuum.memory.checkpointing import recompute
-from residuum.memory.footprint import Affine, Footprint, Part, at, step_cost
+from residuum.memory.checkpointing import check_ours, recompute
+from residuum.memory.footprint import Affine, Footprint, StepPart, at, check_images, step_cost
 from residuum.memory.timing import Times, measure_times
 from residuum.nn.resnet import ResNet
 from residuum.units import parse_size, show_size
+from residuum.validation import LARGEST
 
 # What an optimizer keeps for each trained parameter, in copies of it.
 OPTIMIZERS = {"none": 0, "sgd": 1, "adamw": 2}
@@ -37,7 +38,7 @@ class Speed:
     flops: float
     bytes: float
 
-    def times(self, parts: Sequence[Part]) -> list[Times]:
+    def times(self, parts: Sequence[StepPart]) -> list[Times]:
         """Of each part, were these all that counts."""
 
         def line(footprint: Footprint) -> Affine:
@@ -78,7 +79,7 @@ class Plan:
     The peak counts parameters, buffers, gradients, optimizer state, images and activations: the tensors of a step.
     """
 
-    batch: int
+    batch_size: int
     stem: str
     modes: Modes
     peak: int
@@ -107,7 +108,7 @@ class Plan:
 
 
 class Planner:
-    """A network's training step, run once on the meta device; plans for any batch and budget follow from it.
+    """A network's training step, run once on the meta device; plans for any batch size and budget follow from it.
 
     `dtype` is autocast's, `optimizer` one of `OPTIMIZERS`. Its parts are timed on `device` for a second or two, unless
     the `speed` of a machine that is not at hand is given.
@@ -117,7 +118,7 @@ class Planner:
         self,
         model: ResNet,
         *,
-        size: tuple[int, int] = (224, 224),
+        image_size: tuple[int, int] = (224, 224),
         dtype: torch.dtype | None = None,
         optimizer: str = "sgd",
         device: torch.device | str = "cpu",
@@ -125,12 +126,13 @@ class Planner:
     ) -> None:
         if optimizer not in OPTIMIZERS:
             raise ConfigError(f"optimizer is {optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}")
-        self.cost = step_cost(model, size, dtype)
+        self.cost = step_cost(model, image_size, dtype)
+        self._config, self._image_size = model.config, image_size
         self.depths = [len(stage) for stage in model.stages]
         self._plain: Modes = tuple(("none",) * depth for depth in self.depths)
         self.static = self.cost.fixed + OPTIMIZERS[optimizer] * self.cost.trained
         where = pick_device(device) if isinstance(device, str) else device
-        self._measure = partial(measure_times, model, self.cost.parts, size, dtype, where)
+        self._measure = partial(measure_times, model, self.cost.parts, image_size, dtype, where)
         self._speed = speed
 
     @cached_property
@@ -138,75 +140,76 @@ class Planner:
         """Seconds of each part. Measured when first asked for: what fits does not depend on it."""
         return self._measure() if self._speed is None else self._speed.times(self.cost.parts)
 
-    def steps(self, batch: int, *, timed: bool = True) -> Steps:
+    def steps(self, batch_size: int, *, timed: bool = True) -> Steps:
         """The options for a batch; where they are not `timed` each takes no time."""
-        if batch < 1:
-            raise ConfigError(f"the batch is {batch}; it must be at least 1")
+        check_images(self._config, self._image_size, batch_size)
         parts = self.cost.parts
         every = self.times if timed else _AT_ONCE.times(parts)
         after = np.cumsum([0, *(p.gradients for p in reversed(parts))])[::-1][1:]
         options = [
-            tuple(self._option(part, mode, times, batch, int(later)) for mode in part.modes)
+            tuple(self._option(part, mode, times, batch_size, int(later)) for mode in part.modes)
             for part, times, later in zip(parts, every, after, strict=True)
         ]
         stages, whole, place = [], [], 1
         for depth in self.depths:
             stages.append(tuple(options[place : place + depth]))
             inside = slice(place, place + depth)
-            whole.append(self._whole(parts[inside], every[inside], batch, int(after[place + depth - 1])))
+            whole.append(self._whole(parts[inside], every[inside], batch_size, int(after[place + depth - 1])))
             place += depth
-        fixed = self.static + round(at(self.cost.held, batch))
+        fixed = self.static + round(at(self.cost.held, batch_size))
         return Steps(options[0], tuple(stages), tuple(whole), options[-1][0], fixed)
 
-    def _option(self, part: Part, mode: str, times: Times, batch: int, later: int) -> Option:
+    def _option(self, part: StepPart, mode: str, times: Times, batch_size: int, later: int) -> Option:
         found = part.modes[mode]
-        need = max(_top(found.forward, batch), _top(found.backward, batch) + later)
-        return Option(mode, round(at(found.kept, batch)), need, _seconds(times, mode, batch))
+        need = max(_top(found.forward, batch_size), _top(found.backward, batch_size) + later)
+        return Option(mode, round(at(found.kept, batch_size)), need, _seconds(times, mode, batch_size))
 
-    def _whole(self, parts: Sequence[Part], times: Sequence[Times], batch: int, later: int) -> Option | None:
+    def _whole(self, parts: Sequence[StepPart], times: Sequence[Times], batch_size: int, later: int) -> Option | None:
         """A stage that keeps its input alone: first run without keeping, then again with its blocks in mode `block`."""
         if any("block" not in part.modes for part in parts):
             return None
-        output = parts[-1].output(batch)
-        statistics = sum(round(at(part.alone.kept, batch)) - part.output(batch) for part in parts)
+        output = parts[-1].output(batch_size)
+        statistics = sum(round(at(part.alone.kept, batch_size)) - part.output(batch_size) for part in parts)
         before, need, seconds = 0, 0, 0.0
         coming = sum(part.gradients for part in parts) + later
         for part, mine in zip(parts, times, strict=True):
             inner = part.modes["block"]
             coming -= part.gradients
-            again = before + max(_top(inner.forward, batch) + output + later, _top(inner.backward, batch) + coming)
-            need = max(need, again, _top(part.alone.forward, batch) + part.output(batch))
-            before += round(at(inner.kept, batch))
-            seconds += _seconds(mine, "block", batch) + at(mine["first"], batch)
+            again = before + max(
+                _top(inner.forward, batch_size) + output + later, _top(inner.backward, batch_size) + coming
+            )
+            need = max(need, again, _top(part.alone.forward, batch_size) + part.output(batch_size))
+            before += round(at(inner.kept, batch_size))
+            seconds += _seconds(mine, "block", batch_size) + at(mine["first"], batch_size)
         return Option("stage", output + statistics, need + statistics, seconds)
 
-    def plan(self, batch: int, budget: int) -> Plan:
+    def plan(self, batch_size: int, budget: int) -> Plan:
         """The fastest choice whose predicted peak is within `budget` bytes; raises `ConfigError` where none is."""
-        least = self.least(batch)
+        least = self.least(batch_size)
         if least > budget:
             raise ConfigError(
-                f"a batch of {batch} does not fit {show_size(budget)}: recomputing the most takes "
+                f"a batch of {batch_size} does not fit {show_size(budget)}: recomputing the most takes "
                 f"{show_size(least, enough=True)}; give that, or a smaller batch"
             )
-        steps = self.steps(batch)
-        return self.describe(batch, *_solve(steps, budget - steps.fixed))
+        steps = self.steps(batch_size)
+        return self.describe(batch_size, *_solve(steps, budget - steps.fixed))
 
-    def describe(self, batch: int, stem: str, modes: Modes) -> Plan:
+    def describe(self, batch_size: int, stem: str, modes: Modes) -> Plan:
         """The plan that these modes are."""
-        steps = self.steps(batch)
+        steps = self.steps(batch_size)
         peak, seconds = evaluate(steps, stem, modes)
         most, plain = evaluate(steps, "none", self._plain)
         share = (peak - steps.fixed) / (most - steps.fixed)
-        return Plan(batch, stem, modes, peak, seconds / plain, share)
+        return Plan(batch_size, stem, modes, peak, seconds / plain, share)
 
-    def uniform(self, batch: int, mode: str) -> Plan:
+    def uniform(self, batch_size: int, mode: str) -> Plan:
         """The plan that `recompute(model, mode)` is."""
         stem = "none" if mode == "none" or len(self.cost.parts[0].modes) == 1 else "block"
-        return self.describe(batch, stem, tuple("stage" if mode == "stage" else (mode,) * d for d in self.depths))
+        return self.describe(batch_size, stem, tuple("stage" if mode == "stage" else (mode,) * d for d in self.depths))
 
-    def least(self, batch: int) -> int:
+    def least(self, batch_size: int) -> int:
         """Bytes of the least budget that can be met."""
-        steps = self.steps(batch, timed=False)
+        steps = self.steps(batch_size, timed=False)
         low, high = 0, evaluate(steps, "none", self._plain)[0] - steps.fixed
         while low < high:
             middle = (low + high) // 2
@@ -219,19 +222,19 @@ class Planner:
     def largest_batch(self, budget: int) -> int:
         """The largest batch that can be trained within `budget` bytes; 0 where none can."""
         low, high = 0, 1
-        while self.least(high) <= budget:
+        while high <= LARGEST and self.least(high) <= budget:
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self.least(middle) <= budget else (low, middle)
         return low
 
-    def frontier(self, batch: int, points: int = 10) -> list[Plan]:
+    def frontier(self, batch_size: int, points: int = 10) -> list[Plan]:
         """Plans from the leanest to the plainest, each the fastest for its memory."""
-        least, most = self.least(batch), self.uniform(batch, "none").peak
+        least, most = self.least(batch_size), self.uniform(batch_size, "none").peak
         plans: list[Plan] = []
         for budget in np.linspace(least, most, points):
-            found = self.plan(batch, int(np.ceil(budget)))
+            found = self.plan(batch_size, int(np.ceil(budget)))
             if not plans or found.slowdown < plans[-1].slowdown:
                 plans.append(found)
         return plans
@@ -239,33 +242,36 @@ class Planner:
 
 def plan(
     model: ResNet,
-    batch: int,
+    batch_size: int,
     budget: str | int,
     *,
-    size: tuple[int, int] = (224, 224),
+    image_size: tuple[int, int] = (224, 224),
     dtype: torch.dtype | None = None,
     optimizer: str = "sgd",
     device: torch.device | str = "cpu",
     speed: Speed | None = None,
 ) -> Plan:
-    """The fastest modes for training `model` on batches of images of `size` within a budget such as "8GB".
+    """The fastest modes for training `model` on batches of images of `image_size` within a budget such as "8GB".
 
-    `dtype` is autocast's, `device` the one that is timed. The budget is for the tensors of a step: see `Plan`. Raises
-    `ConfigError` for a budget that is no size or too small, which says the least that would do, and for a model that is
-    not ours.
+    `image_size` is height and width in pixels, `dtype` is autocast's, `device` the one that is timed. The budget is for
+    the tensors of a step: see `Plan`. Whether activations write in place is left as the model has it (see
+    `choose_in_place`). Raises `ConfigError` for a budget that is no size or too small, which says the least that would
+    do, for a batch size or image size that cannot be, and for a model that is not ours.
     """
     room = parse_size(budget)
-    planner = Planner(model, size=size, dtype=dtype, optimizer=optimizer, device=device, speed=speed)
-    return planner.plan(batch, room)
+    check_ours(model)
+    check_images(model.config, image_size, batch_size)
+    planner = Planner(model, image_size=image_size, dtype=dtype, optimizer=optimizer, device=device, speed=speed)
+    return planner.plan(batch_size, room)
 
 
-def _seconds(times: Times, mode: str, batch: int) -> float:
+def _seconds(times: Times, mode: str, batch_size: int) -> float:
     """Of both passes. Nothing is faster than recomputing nothing, whatever the clock said."""
-    return max(at(times[mode], batch), at(times["none"], batch))
+    return max(at(times[mode], batch_size), at(times["none"], batch_size))
 
 
-def _top(lines: tuple[Affine, ...], batch: int) -> int:
-    return round(max((at(line, batch) for line in lines), default=0))
+def _top(lines: tuple[Affine, ...], batch_size: int) -> int:
+    return round(max((at(line, batch_size) for line in lines), default=0))
 
 
 def evaluate(steps: Steps, stem: str, modes: Modes) -> tuple[int, float]:

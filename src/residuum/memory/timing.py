@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from residuum.devices import now
-from residuum.memory.footprint import Affine, Part, on_meta, pieces
+from residuum.memory.footprint import Affine, StepPart, on_meta, pieces
 from residuum.nn.resnet import ResNet
 
 Times = dict[str, Affine]  # seconds, in a batch: both passes in each mode; as `first`, the forward pass by itself
@@ -22,9 +22,13 @@ _WHOLE, _FEW = 1 << 30, 4  # pixels in height and width at most
 
 
 def measure_times(
-    model: ResNet, parts: Sequence[Part], size: tuple[int, int], dtype: torch.dtype | None, device: torch.device
+    model: ResNet,
+    parts: Sequence[StepPart],
+    image_size: tuple[int, int],
+    dtype: torch.dtype | None,
+    device: torch.device,
 ) -> list[Times]:
-    """Of each part, for images of `size` in autocast to `dtype`, on the device: a second or two in all for a CPU.
+    """Of each part, for images of `image_size` in autocast to `dtype`, on the device: a second or two in all for a CPU.
 
     The model may be on the meta device; one part at a time is held in memory.
     """
@@ -33,13 +37,13 @@ def measure_times(
     layout = torch.channels_last if last else torch.contiguous_format
     alike = Counter(id(part.modes) for part in parts)  # parts that are alike share them
     known: dict[int, Times] = {}
-    shape: tuple[int, ...] = (twin.config.in_channels, *size)
+    shape: tuple[int, ...] = (twin.config.in_channels, *image_size)
     kind, above = torch.float32, False
 
-    def image(batch: int, most: int) -> Tensor:
+    def image(batch_size: int, most: int) -> Tensor:
         """A part's input, at most so many pixels high and wide."""
         small = [min(pixels, most) for pixels in shape[1:]]
-        whole = torch.full((batch, shape[0], *small), 0.5, dtype=kind, device=device)
+        whole = torch.full((batch_size, shape[0], *small), 0.5, dtype=kind, device=device)
         return whole.to(memory_format=layout).requires_grad_(above)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
@@ -68,12 +72,12 @@ def _times(
         found = {mode: min(run[mode][1] for run in runs) for mode in forwards}
         return {"first": min(run["none"][0] for run in runs), **found}
 
-    batch, whole = 2, image(2, _WHOLE)
-    while _run(module, forwards["none"], dtype, whole)[1] < _LONG_ENOUGH and batch < _LARGEST:
-        batch, whole = 2 * batch, image(2 * batch, _WHOLE)
+    batch_size, whole = 2, image(2, _WHOLE)
+    while _run(module, forwards["none"], dtype, whole)[1] < _LONG_ENOUGH and batch_size < _LARGEST:
+        batch_size, whole = 2 * batch_size, image(2 * batch_size, _WHOLE)
     # A few pixels take what the part takes for any batch: its calls, its parameters and their gradients.
     fixed, times = fastest(image(2, _FEW)), fastest(whole)
-    return {name: (fixed[name], max(times[name] - fixed[name], 0.0) / batch) for name in times}
+    return {name: (fixed[name], max(times[name] - fixed[name], 0.0) / batch_size) for name in times}
 
 
 def _materialise(module: nn.Module, device: torch.device) -> None:

@@ -1,154 +1,12 @@
-"""What a stage is made of: basic and bottleneck blocks, their shortcuts, attention, anti-aliasing, stochastic depth."""
+"""What a stage is made of: basic and bottleneck blocks, with their shortcuts."""
 
-import math
-from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residuum.config import BlockPlan, ResNetConfig
-
-# On processors with AMX torch's bf16 kernels that write over their input take twice as long as those that do not.
-SLOW_IN_PLACE = torch.cpu.get_capabilities().get("amx_bf16", False)
-
-
-def in_place(x: Tensor) -> bool:
-    """Whether writing over x is no slower than to new memory; meta tensors stand for the CPU's."""
-    return x.dtype != torch.bfloat16 or not SLOW_IN_PLACE or x.device.type not in ("cpu", "meta")
-
-
-class ReLU(nn.ReLU):
-    """The larger of x and 0, written over x where `in_place` says so."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu_(x) if in_place(x) else torch.relu(x)
-
-
-def add(x: Tensor, y: Tensor) -> Tensor:
-    """The sum in x's type, written over x where `in_place` says so."""
-    return x.add_(y) if in_place(x) or x.dtype != y.dtype else x + y
-
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": ReLU,
-    "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
-    "elu": lambda: nn.ELU(inplace=True),
-    "silu": lambda: nn.SiLU(inplace=True),
-    "gelu": nn.GELU,
-    "mish": lambda: nn.Mish(inplace=True),
-    "hardswish": lambda: nn.Hardswish(inplace=True),
-}
-
-
-class StandardizedConv2d(nn.Conv2d):
-    """Convolution whose filters are brought to mean 0 and variance 1 first (1903.10520); timm's `StdConv2d` in BiT."""
-
-    def filters(self) -> Tensor:
-        """The weights that convolve."""
-        filters = F.batch_norm(self.weight.flatten(1)[None], None, None, training=True, eps=1e-8)
-        return filters.view_as(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.filters(), None, self.stride, self.padding, self.dilation, self.groups)
-
-
-def conv(
-    config: ResNetConfig, inp: int, out: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
-) -> nn.Conv2d:
-    """Convolution without bias, padded so that (N, inp, H, W) becomes (N, out, ceil(H / stride), ceil(W / stride))."""
-    kind = StandardizedConv2d if config.weight_standardization else nn.Conv2d
-    return kind(inp, out, kernel, stride, dilation * (kernel // 2), dilation, groups, bias=False)
-
-
-def norm(config: ResNetConfig, channels: int) -> nn.Module:
-    """Batch norm, or group norm of 32 groups (fewer where 32 does not divide the channels)."""
-    if config.norm == "batch":
-        return nn.BatchNorm2d(channels)
-    return nn.GroupNorm(math.gcd(32, channels), channels)
-
-
-class BlurPool(nn.Module):
-    """Binomial 3x3 low-pass filter, then subsampling (1904.11486): (N, C, H, W) -> (N, C, ceil(H / s), ceil(W / s))."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        row = torch.tensor([0.25, 0.5, 0.25])
-        self.filter: Tensor
-        self.register_buffer("filter", (row[:, None] * row)[None, None], persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels, height, width = x.shape[1:]
-        # A row or column of one pixel has no neighbour to reflect.
-        x = F.pad(x, (1, 1, 1, 1), mode="reflect" if height > 1 and width > 1 else "replicate")
-        return F.conv2d(x, self.filter.expand(channels, 1, 3, 3), stride=self.stride, groups=channels)
-
-
-def antialias(config: ResNetConfig, stride: int) -> nn.Module:
-    """What subsamples where a stride was taken out of a convolution; timm's `BlurPool2d` or `AvgPool2d`.
-
-    The average pool rounds up like the convolution it replaces, so that odd sizes still fit the shortcut.
-    """
-    return BlurPool(stride) if config.antialias == "blur" else nn.AvgPool2d(stride, ceil_mode=True)
-
-
-class SqueezeExcite(nn.Module):
-    """x * sigmoid(fc2(relu(fc1(mean(x))))) (1709.01507); reduced channels rounded to 8 as timm's `SEModule` does."""
-
-    def __init__(self, channels: int, ratio: float) -> None:
-        super().__init__()
-        reduced = max(8, int(channels * ratio + 4) // 8 * 8)
-        self.fc1 = nn.Conv2d(channels, reduced, 1)
-        self.fc2 = nn.Conv2d(reduced, channels, 1)
-
-    def gate(self, pooled: Tensor) -> Tensor:
-        """What each channel is multiplied by, from its mean."""
-        gate: Tensor = self.fc2(F.relu(self.fc1(pooled), inplace=True))
-        return gate.sigmoid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(x.mean((2, 3), keepdim=True))
-
-
-class EfficientChannelAttention(nn.Module):
-    """x * sigmoid(conv1d(mean(x))) over channels, kernel from their number (1910.03151); timm's `EcaModule`."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        t = int(abs(math.log2(channels) + 1) / 2)
-        kernel = max(t if t % 2 else t + 1, 3)
-        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
-
-    def gate(self, pooled: Tensor) -> Tensor:
-        """What each channel is multiplied by, from its mean."""
-        gate: Tensor = self.conv(pooled.flatten(1).unsqueeze(1)).sigmoid()
-        return gate.view(pooled.shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(x.mean((2, 3), keepdim=True))
-
-
-ATTENTION: dict[str, Callable[[ResNetConfig, int], nn.Module | None]] = {
-    "none": lambda config, channels: None,
-    "se": lambda config, channels: SqueezeExcite(channels, config.attention_ratio),
-    "eca": lambda config, channels: EfficientChannelAttention(channels),
-}
-
-
-class ZeroPadShortcut(nn.Module):
-    """Option A (1512.03385, section 3.3): subsample, then add channels of zeros, half before and half after."""
-
-    def __init__(self, plan: BlockPlan) -> None:
-        super().__init__()
-        self.stride, extra = plan.stride, plan.out_channels - plan.in_channels
-        self.pad = (0, 0, 0, 0, extra // 2, extra - extra // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # An average over one pixel subsamples as slicing does, and its backward pass writes the gradient only once.
-        return F.pad(F.avg_pool2d(x, 1, self.stride) if self.stride > 1 else x, self.pad)
+from residuum.nn.layers import ACTIVATIONS, ATTENTION, ZeroPadShortcut, antialias, conv, norm
+from residuum.nn.stochastic_depth import StochasticDepth, without
 
 
 def shortcut(config: ResNetConfig, plan: BlockPlan) -> nn.Module | None:
@@ -178,53 +36,6 @@ def _average(plan: BlockPlan) -> nn.Module:
     return nn.Identity()
 
 
-class _Skipped(torch.autograd.Function):
-    """The identity on x that gives zero gradients, not none, to the parameters of a branch that did not run."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(*parameters)
-        return x.clone()  # what follows may work in place
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        return (grads[0], *(torch.zeros_like(p) for p in ctx.saved_tensors))
-
-
-class StochasticDepth(nn.Module):
-    """Drops a branch in training at `rate` and scales what survives by 1 / (1 - rate) (1603.09382).
-
-    `row` decides for each sample. `batch` decides for the whole batch; `skips` says so before the branch runs, so that
-    its compute is saved, and all ranks of a distributed job follow the first. Random numbers are torch's own.
-    """
-
-    def __init__(self, rate: float, mode: str) -> None:
-        super().__init__()
-        self.rate, self.mode = rate, mode
-
-    def skips(self, x: Tensor) -> bool:
-        """Whether this pass leaves the branch out altogether. Compiled, no pass does: the graph has no branches."""
-        if not self.training or self.rate == 0 or self.mode == "row" or torch.compiler.is_compiling():
-            return False
-        draw = torch.rand(())
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            draw = draw.to(x.device)
-            torch.distributed.broadcast(draw, 0)
-        return bool(draw < self.rate)
-
-    def forward(self, branch: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return branch
-        if self.mode == "batch" and not torch.compiler.is_compiling():  # it was not skipped
-            return branch / (1 - self.rate)
-        rows = branch.shape[0] if self.mode == "row" else 1
-        keep = torch.rand((rows, 1, 1, 1), device=branch.device) >= self.rate
-        return branch * (keep / (1 - self.rate)).to(branch.dtype)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:.4g}, mode={self.mode}"
-
-
 def basic_branch(config: ResNetConfig, plan: BlockPlan, stride: int) -> tuple[list[nn.Conv2d], int]:
     """3x3, 3x3 (1512.03385, figure 5 left), and which of them strides."""
     convs = [
@@ -249,85 +60,134 @@ BRANCHES = {"basic": basic_branch, "bottleneck": bottleneck_branch}
 
 
 class Block(nn.Module):
-    """Residual block: act(shortcut(x) + f(x)); pre-activated, with h = act(norm(x)): shortcut(x or h) + f(h).
+    """Residual block (1512.03385): act(shortcut(x) + f(x)), f being the branch.
 
-    f is the branch: its convolutions, each with a norm, an activation between two, attention at the end.
-    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)). `inplace` says whether the sum is
+    written over the branch's output, as an activation's attribute of that name does.
     """
 
+    preact = False
     conv1: nn.Module
     bn1: nn.Module
     act1: nn.Module
+    aa: nn.Module | None
+    se: nn.Module | None
+    drop: StochasticDepth | None
+    downsample: nn.Module | None
 
     def __init__(self, config: ResNetConfig, plan: BlockPlan) -> None:
         super().__init__()
-        self.preact = config.preact
         filtered = config.antialias != "none" and (plan.stride > 1 or plan.first_dilation != plan.dilation)
         convs, strided = BRANCHES[plan.kind](config, plan, 1 if filtered else plan.stride)
-        self.length = len(convs)
+        self.length, self.inplace = len(convs), True
+        # The filter takes the stride over, after the activation that follows the convolution which would have had it.
+        self.filter_after = strided if filtered else 0
         for i, layer in enumerate(convs, 1):
             self.add_module(f"conv{i}", layer)
             self.add_module(f"bn{i}", norm(config, layer.in_channels if self.preact else layer.out_channels))
             self.add_module(f"act{i}", ACTIVATIONS[config.activation]())
-        # The filter takes the stride over, after the activation that follows the convolution which would have had it.
-        self.filter_after = strided if filtered else 0
-        self.aa = antialias(config, plan.stride) if filtered else None
-        self.se = ATTENTION[config.attention](config, plan.out_channels)
-        self.drop = StochasticDepth(plan.drop_rate, config.stochastic_depth_mode) if plan.drop_rate > 0 else None
-        self.downsample = shortcut(config, plan)
-        # Names of the branch's layers, in order: up to the first convolution, to each other one, and what comes after.
-        first = 0 if self.preact else 1
-        between = [
-            (f"bn{i - first}", f"act{i - first}", *(["aa"] if self.filter_after == i - 1 else []), f"conv{i}")
-            for i in range(2, self.length + 1)
-        ]
-        self.segments = (("conv1",), *between, (*([] if self.preact else [f"bn{self.length}"]), "se", "drop"))
+        drop = StochasticDepth(plan.drop_rate, config.stochastic_depth_mode) if plan.drop_rate > 0 else None
+        self.register_module("aa", antialias(config, plan.stride) if filtered else None)
+        self.register_module("se", ATTENTION[config.attention](config, plan.out_channels))
+        self.register_module("drop", drop)
+        self.register_module("downsample", shortcut(config, plan))
+
+    def branch_layers(self) -> list[str]:
+        """The names of the branch's layers, in the order in which `forward` runs them."""
+        order = ("bn", "act", "conv") if self.preact else ("conv", "bn", "act")
+        names = [f"{kind}{i}" for i in range(1, self.length + 1) for kind in order]
+        if self.filter_after:
+            names.insert(names.index(f"act{self.filter_after + self.preact}") + 1, "aa")
+        if not self.preact:
+            names.pop()  # the last activation comes after the sum
+        return [*names, *(name for name in ("se", "drop") if self._modules.get(name) is not None)]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.finish(self.body(x, self.skips(x)))
+        layers: dict[str, Any] = self._modules  # as attributes they are searched for: a batch of one notices
+        if layers["drop"] is not None and self.skips(x):
+            return self.close(self.skipped(x))
+        h = layers["conv1"](x)
+        h = layers["bn1"](h)
+        h = layers["act1"](h)
+        if self.filter_after == 1:
+            h = layers["aa"](h)
+        h = layers["conv2"](h)
+        h = layers["bn2"](h)
+        if self.length == 3:
+            h = layers["act2"](h)
+            if self.filter_after == 2:
+                h = layers["aa"](h)
+            h = layers["conv3"](h)
+            h = layers["bn3"](h)
+        if layers["se"] is not None:
+            h = layers["se"](h)
+        if layers["drop"] is not None:
+            h = layers["drop"](h)
+        # The shortcut comes last: the allocator then reuses what the branch has freed.
+        h = self.add(h, x if layers["downsample"] is None else layers["downsample"](x))
+        return self.close(h)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """What the first convolution and a shortcut that reshapes take."""
+        return x
+
+    def close(self, x: Tensor) -> Tensor:
+        """What follows the sum: the last activation."""
+        return self._modules[f"act{self.length}"](x)  # type: ignore[no-any-return, misc]
+
+    def add(self, branch: Tensor, x: Tensor) -> Tensor:
+        """The sum, in the branch's type."""
+        if self.inplace:
+            branch += x
+            return branch
+        return (branch + x).to(branch.dtype)
 
     def skips(self, x: Tensor) -> bool:
         """Whether this pass leaves the branch out for the whole batch."""
         return self.drop is not None and self.drop.skips(x)
 
-    def body(self, x: Tensor, skip: bool) -> Tensor:
-        """The sum of shortcut and branch, which is left out where `skip` says so."""
-        h = self.enter(x)
-        if skip:
-            x = x if self.downsample is None else self.downsample(h)
-            return _Skipped.apply(x, *self._branch_parameters())  # type: ignore[no-any-return]
-        branch = self.run(h, *self.segments)
-        # The shortcut comes last: the allocator then reuses what the branch has freed.
-        return add(branch, x if self.downsample is None else self.downsample(h))
-
-    def enter(self, x: Tensor) -> Tensor:
-        """What the first convolution and a shortcut that reshapes take."""
-        return self.act1(self.bn1(x)) if self.preact else x
-
-    def between(self, x: Tensor, i: int) -> Tensor:
-        """From the output of convolution i - 1 to that of convolution i: norm, activation, filter, convolution."""
-        return self.run(x, self.segments[i - 1])
-
-    def leave(self, x: Tensor) -> Tensor:
-        """The end of the branch: norm, attention, stochastic depth."""
-        return self.run(x, self.segments[-1])
-
-    def run(self, x: Tensor, *segments: tuple[str, ...]) -> Tensor:
-        """Layers of the branch in a row; no name but `x` holds a tensor, so that each is freed as soon as it can be."""
-        layers = self._modules  # as attributes they are searched for, which a batch of one notices
-        for name in chain(*segments):
-            layer = layers.get(name)
-            x = x if layer is None else layer(x)
-        return x
-
-    def finish(self, x: Tensor) -> Tensor:
-        """The activation after the sum."""
-        return x if self.preact else getattr(self, f"act{self.length}")(x)
+    def skipped(self, x: Tensor) -> Tensor:
+        """The shortcut by itself; the branch's parameters get zero gradients, not none."""
+        x = x if self.downsample is None else self.downsample(self.enter(x))
+        return without(x, [p for n, p in self.named_parameters() if not n.startswith("downsample") and p.requires_grad])
 
     def zero_init(self) -> None:
         """Make the branch start at zero: its last norm, or its last convolution where no norm follows (timm)."""
         last = getattr(self, f"{'conv' if self.preact else 'bn'}{self.length}")
         nn.init.zeros_(last.weight)
 
-    def _branch_parameters(self) -> list[Tensor]:
-        return [p for name, p in self.named_parameters() if not name.startswith("downsample") and p.requires_grad]
+
+class PreactBlock(Block):
+    """Residual block with pre-activation (1603.05027): shortcut(x) + f(x); one that projects takes act(norm(x))."""
+
+    preact = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers: dict[str, Any] = self._modules
+        if layers["drop"] is not None and self.skips(x):
+            return self.skipped(x)
+        first = layers["bn1"](x)
+        first = layers["act1"](first)
+        h = layers["conv1"](first)
+        h = layers["bn2"](h)
+        h = layers["act2"](h)
+        if self.filter_after == 1:
+            h = layers["aa"](h)
+        h = layers["conv2"](h)
+        if self.length == 3:
+            h = layers["bn3"](h)
+            h = layers["act3"](h)
+            if self.filter_after == 2:
+                h = layers["aa"](h)
+            h = layers["conv3"](h)
+        if layers["se"] is not None:
+            h = layers["se"](h)
+        if layers["drop"] is not None:
+            h = layers["drop"](h)
+        return self.add(h, x if layers["downsample"] is None else layers["downsample"](first))
+
+    def enter(self, x: Tensor) -> Tensor:
+        return self.act1(self.bn1(x))  # type: ignore[no-any-return]
+
+    def close(self, x: Tensor) -> Tensor:
+        return x

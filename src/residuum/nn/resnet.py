@@ -1,20 +1,37 @@
 """The network: stem, stages, head, built by one loop from a `ResNetConfig`."""
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from residuum.config import ResNetConfig
-from residuum.nn.blocks import ACTIVATIONS, Block, antialias, conv, norm
+from residuum.errors import ConfigError, quoted
+from residuum.nn.blocks import Block, PreactBlock
+from residuum.nn.layers import ACTIVATIONS, BlurPool, antialias, conv, norm
+from residuum.preprocessing import Preprocessing
 
 
 class FeatureInfo(NamedTuple):
-    """What `ResNet.features` gives for one stage: the stage's name, its channels, its stride to the image."""
+    """A level of `ResNet.features`: the module that puts it out, its channels, its stride to the image."""
 
     name: str
     channels: int
     stride: int
+
+
+class Part(NamedTuple):
+    """A part of a network: the stem, a stage or the head.
+
+    `layers` are its own modules by their names in the network, in the order in which they run: of a stage that is the
+    stage itself, whose `blocks` follow. `run` is its forward pass.
+    """
+
+    name: str
+    layers: dict[str, nn.Module]
+    run: Callable[[Tensor], Tensor]
+    blocks: tuple[Block, ...] = ()
 
 
 def stem_convolutions(config: ResNetConfig) -> nn.Module:
@@ -66,46 +83,59 @@ class ResNet(nn.Module):
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.stem_channels[-1]
-        self.conv1 = stem_convolutions(config)
+        # What its weights were trained for, where that is known: names of the classes, and what happens to images.
+        self.classes: tuple[str, ...] | None = None
+        self.preprocessing: Preprocessing | None = None
         # A pre-activation block begins with its own norm, so the stem has none and the head has one.
-        self.bn1 = nn.Identity() if config.preact else norm(config, width)
+        block = PreactBlock if config.preact else Block
+        self.conv1 = stem_convolutions(config)
+        self.bn1 = nn.Identity() if config.preact else norm(config, config.stem_channels[-1])
         self.act1 = nn.Identity() if config.preact else ACTIVATIONS[config.activation]()
         self.maxpool = stem_pool(config)
-        for info, stage in zip(self.feature_info, config.stages, strict=True):
-            self.add_module(info.name, Stage(Block(config, plan) for plan in stage.blocks))
+        for number, stage in enumerate(config.stages, 1):
+            self.add_module(f"layer{number}", Stage(block(config, plan) for plan in stage.blocks))
         self.norm = norm(config, config.num_features) if config.preact else nn.Identity()
         self.act = ACTIVATIONS[config.activation]() if config.preact else nn.Identity()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(config.dropout)
-        self.fc = nn.Linear(config.num_features, config.num_classes) if config.num_classes else nn.Identity()
-        self.reset_parameters()
-
-    @property
-    def feature_info(self) -> list[FeatureInfo]:
-        """Of each stage, whose output is (N, channels, ceil(H / stride), ceil(W / stride))."""
-        return [FeatureInfo(f"layer{i}", s.channels, s.stride) for i, s in enumerate(self.config.stages, 1)]
+        self.fc = classifier(config)
+        self._initialise()
 
     @property
     def stages(self) -> list[Stage]:
         """The stages in order."""
         return [getattr(self, f"layer{i}") for i in range(1, len(self.config.depths) + 1)]
 
-    def reset_parameters(self) -> None:
-        """He initialisation of convolutions (1502.01852, fan out); branches start at 0 where the config says so."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        for module in self.modules():  # after the convolutions of all blocks have been filled
-            if isinstance(module, Block) and self.config.zero_init_residual:
-                module.zero_init()
+    def parts(self) -> list[Part]:
+        """The stem, the stages and the head, in the order in which they run: the network's anatomy for all others."""
+
+        def named(*names: str) -> dict[str, nn.Module]:
+            return {name: getattr(self, name) for name in names}
+
+        stages = [
+            # Somebody may have put another module in a stage's place, which has no blocks to tell of.
+            Part(f"layer{i}", named(f"layer{i}"), s, tuple(s) if isinstance(s, nn.ModuleList | nn.Sequential) else ())  # type: ignore[arg-type]
+            for i, s in enumerate(self.stages, 1)
+        ]
+        stem = Part("stem", named("conv1", "bn1", "act1", "maxpool"), self.stem)
+        return [stem, *stages, Part("head", named("norm", "act", "avgpool", "dropout", "fc"), self.head)]
+
+    # -- forward -------------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The feature map before the pool: (N, in_channels, H, W) -> (N, num_features, ceil(H / s), ceil(W / s))."""
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
-        return self.head(x)
+        return self.act(self.norm(x))  # type: ignore[no-any-return]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """What `forward_features` gives to logits, (N, num_classes); before the classifier, (N, num_features)."""
+        x = self.dropout(self.avgpool(x).flatten(1))
+        return x if pre_logits else self.fc(x)
 
     def stem(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, stem_width, ceil(H / stem_stride), ceil(W / stem_stride))."""
@@ -116,25 +146,97 @@ class ResNet(nn.Module):
         x = self.bn1(x)  # by that name, so that what came in is freed
         return self.maxpool(self.act1(x))  # type: ignore[no-any-return]
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """The output of each stage, as `feature_info` says; a pre-activation net's are before its final norm."""
-        outputs = [self.stem(x)]
-        for stage in self.stages:
-            outputs.append(stage(outputs[-1]))
-        return outputs[1:]
-
     def head(self, x: Tensor) -> Tensor:
         """The last stage's output to logits, (N, num_classes), or to pooled features, (N, num_features)."""
-        pooled = self.act(self.norm(x)).mean((2, 3))
-        return self.fc(self.dropout(pooled))  # type: ignore[no-any-return]
+        return self.forward_head(self.act(self.norm(x)))
+
+    @property
+    def feature_info(self) -> list[FeatureInfo]:
+        """The levels of `features`: 0 is the stem before its pool, i the i-th stage.
+
+        A level's map is (N, channels, ceil(H / stride), ceil(W / stride)).
+        """
+        config = self.config
+        stem = FeatureInfo(
+            "act1", config.stem_channels[-1], config.stem_stride // (1 if config.stem_pool == "none" else 2)
+        )
+        return [stem, *(FeatureInfo(f"layer{i}", s.channels, s.stride) for i, s in enumerate(config.stages, 1))]
+
+    def features(self, x: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:
+        """The feature maps of some levels of `feature_info`, in rising order; of all stages where none are named.
+
+        What comes after the last of them is not run. A pre-activation network's maps are before its final norm. Raises
+        `ConfigError` for levels that it does not have.
+        """
+        wanted = self.check_levels(levels)
+        outputs = []
+        if wanted[0] == 0:
+            x = self.act1(self.bn1(self.conv1(x)))
+            outputs.append(x)
+            x = self.maxpool(x) if wanted[-1] > 0 else x
+        else:
+            x = self.stem(x)
+        for level, stage in enumerate(self.stages[: wanted[-1]], 1):
+            x = stage(x)
+            if level in wanted:
+                outputs.append(x)
+        return outputs
+
+    def check_levels(self, levels: Sequence[int] | None) -> list[int]:
+        """The levels that are meant, all stages where none are named, or `ConfigError` for others than there are."""
+        most = len(self.config.depths)
+        wanted = list(range(1, most + 1)) if levels is None else list(levels)
+        if not wanted or wanted != sorted(set(wanted)) or not 0 <= wanted[0] <= wanted[-1] <= most:
+            raise ConfigError(f"levels is {quoted(levels)}; it must be rising numbers from 0 to {most}, at least one")
+        return wanted
+
+    # -- surgery -------------------------------------------------------------------------------------------------------
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the pooled features, which the classifier takes."""
+        return self.config.num_features
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
+        # With `assign` weights take the place of a network's, on the meta device say: what is not in them goes along.
+        like = next((t for t in state_dict.values() if t.is_floating_point()), None)
+        for module in self.modules():
+            if isinstance(module, BlurPool):
+                module.reset_parameters(like if metadata.get("assign_to_params_buffers") else None)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a new classifier in, of that many classes, or none where that is 0; `config` follows. As in timm."""
+        like = next(self.parameters())
+        self.config = self.config.replace(num_classes=num_classes)
+        self.classes = None
+        self.fc = classifier(self.config).to(like.device, like.dtype)
+
+    def reset_parameters(self) -> None:
+        """Start anew: with the same seed every parameter and buffer is that of a new network of this config.
+
+        Raises `ConfigError` where a parametrisation or pruning stands between a parameter and its layer.
+        """
+        for name, _ in self.named_parameters():
+            if ".parametrizations." in name or name.endswith("_orig"):
+                raise ConfigError(f"{quoted(name)} is parametrised or pruned; undo that before reset_parameters")
+        for module in self.modules():
+            if module is not self and callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """He initialisation of convolutions (1502.01852, fan out); branches start at 0 where the config says so."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for module in self.modules():  # after the convolutions of all blocks have been filled
+            if isinstance(module, Block) and self.config.zero_init_residual:
+                module.zero_init()
 
 
-def create(architecture: str | ResNetConfig, **changes: object) -> ResNet:
-    """The network of a preset or config, with fields changed: `create("resnet50", num_classes=10, width=0.5)`.
-
-    Raises `ConfigError`, before any tensor exists, for an unknown preset or a field that is wrong.
-    """
-    from residuum.presets import preset
-
-    config = preset(architecture) if isinstance(architecture, str) else architecture
-    return ResNet(config.replace(**changes))
+def classifier(config: ResNetConfig) -> nn.Module:
+    """`fc`: the pooled features to logits, or nothing where there are no classes."""
+    return nn.Linear(config.num_features, config.num_classes) if config.num_classes else nn.Identity()

@@ -1,109 +1,151 @@
-"""What a training run shows: a header, a progress bar while it runs, a line per epoch."""
+"""Who is told how a run goes: callbacks that receive numbers and never the state, and the one that writes to a console.
+
+Numbers are read from the device by the loop, a few times a second, whoever listens.
+"""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from residuum.units import show_size
+from residuum.errors import shortened
 
-if TYPE_CHECKING:
-    from residuum.train import loop
-    from residuum.train.recipe import Recipe
-    from residuum.train.run import Run
-
-REFRESH = 0.2  # seconds; reading the loss from an accelerator makes it wait
+LINE_EVERY = 60.0  # seconds between lines where there is no terminal
+LONGEST = 2000  # characters of a line; paths may be long
 
 
-class Reporter:
-    """Writes a run's progress to a console: a live bar on a terminal, lines alone elsewhere."""
+@dataclass(frozen=True)
+class Beginning:
+    """What a run begins with. `lines` say it in words, a topic to its text."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.shown, self.images = time.monotonic(), 0
+    epochs: int
+    steps: int  # of an epoch
+    epoch: int  # finished ones
+    step: int  # of this epoch, finished ones
+    lines: Mapping[str, str]
 
-    def begin(self, recipe: "Recipe", session: "loop.Session", run: "Run", why: str) -> None:
-        """What will be trained on what, and how."""
-        source, plan = session.source, session.plan
-        parameters = sum(p.numel() for p in session.model.parameters())
-        height, width = source.preprocessing.size
-        say = self.console.print
-        say(
-            f"data       {recipe.data}: {len(source.train):,} train, {len(source.test):,} test images, "
-            f"{len(source.classes)} classes, {height}x{width}",
-            highlight=False,
-        )
-        say(f"network    depth {recipe.model.depth}, {parameters:,} parameters", highlight=False)
-        say(f"computing  {recipe.device}, {recipe.precision} ({why})", highlight=False)
-        if plan is not None:
-            say(
-                f"memory     a step's tensors take {show_size(plan.peak)} of {recipe.memory}, "
-                f"a step {plan.slowdown:.2f} times as long (predicted)",
-                highlight=False,
-                soft_wrap=True,
-            )
-        say(f"run        {run.path}", highlight=False, soft_wrap=True)
-        self.left_out(source.skipped)
 
-    def left_out(self, images: Sequence[str]) -> None:
-        """Name the images that could not be decoded."""
-        for image in images:
-            self.console.print(f"left out   {image}", highlight=False, soft_wrap=True)
+@dataclass(frozen=True)
+class Snapshot:
+    """A run between two steps: finished epochs and steps, means over this epoch so far, recent speed, time left."""
 
-    @contextmanager
-    def running(self, epochs: int, steps: int, progress: "loop.Progress") -> Iterator[None]:
-        """Show the bar within the block."""
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float  # 0 to 1
+    images_per_second: float
+    seconds_left: float  # of the whole run
+
+
+class Callback:
+    """Is told how a run goes; does nothing with it. To be inherited from."""
+
+    def say(self, topic: str, text: str) -> None:
+        """A sentence about a topic: `reading`, `left out`, `memory`, ..."""
+
+    def begin(self, beginning: Beginning) -> None:
+        """Everything is ready, the first step is next."""
+
+    def look(self, snapshot: Snapshot) -> None:
+        """A few steps have passed: at most a few times a second."""
+
+    def evaluating(self, split: str, batch: int, batches: int) -> None:
+        """So many of a split's batches have been looked at."""
+
+    def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
+        """An epoch is done: its line of `metrics.jsonl`."""
+
+    def end(self) -> None:
+        """Training is over, for whatever reason."""
+
+
+class ConsoleLogger(Callback):
+    """Writes to a console: a live bar on a terminal; elsewhere lines, at least one a minute while there is progress."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self.bar: Progress | None = None
+        self.said = time.monotonic()
+
+    def say(self, topic: str, text: str) -> None:
+        """`topic      text`, on a line of its own."""
+        self._line(f"{topic:<10} {text}")
+
+    def _line(self, text: str) -> None:
+        self.console.print(shortened(text, LONGEST), highlight=False, soft_wrap=True, markup=False)
+        if not self.console.is_terminal:
+            self.console.file.flush()  # a pipe would hold it back
+        self.said = time.monotonic()
+
+    def begin(self, beginning: Beginning) -> None:
+        """The lines, then the bar where there is a terminal."""
+        for topic, text in beginning.lines.items():
+            self.say(topic, text)
+        if not self.console.is_terminal:
+            return
         self.bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  accuracy {task.fields[accuracy]}  {task.fields[speed]} images/s"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
         )
+        done = beginning.epoch * beginning.steps + beginning.step
         self.task = self.bar.add_task(
-            "train",
-            total=epochs * steps,
-            completed=progress.epoch * steps + progress.step,
-            epoch=progress.epoch + 1,
-            loss="-",
-            accuracy="-",
-            speed="-",
+            f"epoch {beginning.epoch + 1}/{beginning.epochs}",
+            total=beginning.epochs * beginning.steps,
+            completed=done,
+            numbers="",
         )
-        self.shown, self.images = time.monotonic(), 0
-        with self.bar:
-            yield
+        self.bar.start()
 
-    def step(self, session: "loop.Session", images: int) -> None:
-        """Count a step; now and then show loss, accuracy and speed."""
-        self.images += images
-        now = time.monotonic()
-        if self.bar.disable or now - self.shown < REFRESH:
-            return
-        progress, steps = session.progress, len(session.train_batches)
-        session.check_finite()
-        self.bar.update(
-            self.task,
-            completed=progress.epoch * steps + progress.step,
-            epoch=progress.epoch + 1,
-            loss=f"{progress.losses[: progress.step].mean().item():.3f}",
-            accuracy=f"{100 * progress.correct.item() / progress.seen:.1f} %",
-            speed=f"{self.images / (now - self.shown):,.0f}",
+    def look(self, snapshot: Snapshot) -> None:
+        """Moves the bar, or writes a line where the last one is a minute old."""
+        at = f"epoch {snapshot.epoch + 1}/{snapshot.epochs}"
+        numbers = (
+            f"loss {snapshot.loss:.3f}, {100 * snapshot.accuracy:.1f} %, {snapshot.images_per_second:,.0f} images/s, "
+            f"{duration(snapshot.seconds_left)} left"
         )
-        self.shown, self.images = now, 0
+        if self.bar is not None:
+            done = snapshot.epoch * snapshot.steps + snapshot.step
+            self.bar.update(self.task, completed=done, description=at, numbers=numbers)
+        elif time.monotonic() - self.said >= LINE_EVERY:
+            self._line(f"{at}, step {snapshot.step:,} of {snapshot.steps:,}: {numbers}")
 
-    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+    def evaluating(self, split: str, batch: int, batches: int) -> None:
+        """Says how far evaluation is."""
+        text = f"looking at {split}, batch {batch:,} of {batches:,}"
+        if self.bar is not None:
+            self.bar.update(self.task, numbers=text)
+        elif time.monotonic() - self.said >= LINE_EVERY:
+            self._line(text)
+
+    def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
         """One line for a finished epoch."""
-        self.console.print(
-            f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  "
-            f"train loss {row['train_loss']:.3f}, {100 * row['train_accuracy']:4.1f} %  "
-            f"test loss {row['test_loss']:.3f}, {100 * row['test_accuracy']:4.1f} %  "
-            f"{row['images_per_second']:,.0f} images/s",
-            highlight=False,
-        )
-        self.shown, self.images = time.monotonic(), 0
+        splits = [
+            f"{split} loss {row[f'{split}_loss']:.3f}, {100 * row[f'{split}_accuracy']:4.1f} %"
+            for split in ("train", "val")
+            if f"{split}_loss" in row
+        ]
+        speed = f"{row['images_per_second']:,.0f} images/s"
+        self._line(f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  {'  '.join([*splits, speed])}")
+
+    def end(self) -> None:
+        """Takes the bar away."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,136 +1,391 @@
-"""The recipe: everything that decides the outcome of a training run, as data. No torch here."""
+"""The recipe: everything that decides the outcome of a training run, as data. No torch here.
+
+A recipe is a dataclass of small ones. Every field has a dotted name, `optimizer.lr`, which is the same in TOML, on the
+command line (`--optimizer.lr`) and in `Recipe.replace`. What does not change the outcome is in `execution.py`.
+"""
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from tyro.conf import arg
+
 from residuum.config import ResNetConfig
-from residuum.data.catalog import NAMED, SMALL_IMAGE, Facts, Folder
-from residuum.errors import ConfigError
+from residuum.data.catalog import Catalog, scan
+from residuum.data.settings import SMALL_IMAGE, Augmentation, DataSettings
+from residuum.errors import ConfigError, nearest, quoted
+from residuum.files import read_text
 from residuum.presets import preset
-from residuum.units import parse_size
-from residuum.validation import AtLeast, Within, check, parse_toml, refuse_unknown, toml_lines
+from residuum.train.recipes import named_recipe
+from residuum.validation import AtLeast, Within, check, parse_toml, toml_lines
 
 Precision = Literal["auto", "fp32", "bf16"]
-_DIGITS = preset("digits_resnet")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How weights follow their gradients. A field that the optimizer does not know is refused."""
+
+    # sgd; adamw (1711.05101); lamb (1904.00962), for large batches; muon: orthogonalised momentum for convolutions, SGD
+    # for everything else
+    name: Literal["sgd", "adamw", "lamb", "muon"] = "sgd"
+    # peak learning rate
+    lr: Annotated[float, Within("(0, 1000]"), arg(aliases=("--lr",))] = 0.1
+    # sgd and muon: momentum; 0 is plain SGD
+    momentum: Annotated[float, Within("[0, 1)")] = 0.9
+    # sgd and muon: Nesterov's momentum
+    nesterov: bool = True
+    # adamw and lamb: how much the averages of gradients and of their squares keep at each step
+    betas: Annotated[tuple[float, float], Within("[0, 1)")] = (0.9, 0.999)
+    # adamw and lamb: what is added to the root of the squares; 1e-8 and 1e-6 where left out
+    eps: Annotated[float | None, Within("(0, 1]")] = None
+    # weight decay; decoupled from the gradient in adamw and for muon's convolutions
+    weight_decay: Annotated[float, Within("[0, 1]"), arg(aliases=("--weight-decay",))] = 5e-4
+    # what decays: weights, of convolutions and classifier, or all, norms and biases too
+    decay: Literal["weights", "all"] = "weights"
+    # factor of the learning rate of all biases
+    bias_lr: Annotated[float, Within("[0, 1000]")] = 1.0
+    # factor of the learning rate of the classifier
+    head_lr: Annotated[float, Within("[0, 1000]")] = 1.0
+    # factor of the learning rate for each layer below the head: a block is a layer, and the stem is one
+    layer_decay: Annotated[float, Within("(0, 1]")] = 1.0
+    # muon: factor of the learning rate of what SGD trains
+    others_lr: Annotated[float, Within("[0, 1000]")] = 1.0
+    # largest norm of all gradients together; where left out it is 1 for lamb and without bound for the others
+    clip: Annotated[float | None, Within("(0, 1e9]")] = None
+
+    def __post_init__(self) -> None:
+        check(self, "optimizer")
+        _refuse_idle(self, "optimizer", _OPTIMIZERS_OWN)
+
+
+_MOMENTUM, _ADAPTIVE = ("sgd", "muon"), ("adamw", "lamb")
+_OPTIMIZERS_OWN = {
+    "momentum": _MOMENTUM, "nesterov": _MOMENTUM, "betas": _ADAPTIVE, "eps": _ADAPTIVE, "others_lr": ("muon",)
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How the learning rate moves through the run: a straight rise to its peak, then what `name` says.
+
+    Lengths are shares of the run where they are below 1, and numbers of epochs from 1 on.
+    """
+
+    # cosine: half a cosine down (1608.03983); linear: a straight line down; triangle: straight up from `warmup_start`
+    # and straight down (1708.07120); step: times `factor` at each milestone; constant
+    name: Literal["cosine", "linear", "triangle", "step", "constant"] = "cosine"
+    # length of the rise
+    warmup: Annotated[float, Within("[0, 1e6]")] = 0.1
+    # share of the peak at which the rise begins
+    warmup_start: Annotated[float, Within("[0, 1]")] = 0.0
+    # learning rate that it falls to, and not below; not for constant
+    min_lr: Annotated[float, Within("[0, 1000]")] = 0.0
+    # step: when it falls, in rising order
+    milestones: Annotated[tuple[float, ...], Within("(0, 1e6]")] = (0.5, 0.75)
+    # step: what it is multiplied by
+    factor: Annotated[float, Within("(0, 1)")] = 0.1
+
+    def __post_init__(self) -> None:
+        check(self, "schedule")
+        _refuse_idle(self, "schedule", _SCHEDULES_OWN)
+
+
+_SCHEDULES_OWN = {
+    "min_lr": ("cosine", "linear", "triangle", "step"), "milestones": ("step",), "factor": ("step",)
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What training makes small."""
+
+    # ce: cross-entropy; bce: binary cross-entropy, which asks for each class apart whether it is in the image
+    name: Literal["ce", "bce"] = "ce"
+    # share of the target that is spread over all classes
+    label_smoothing: Annotated[float, Within("[0, 1)"), arg(aliases=("--label-smoothing",))] = 0.05
+    # bce: a class with more than this share of a mixed image is wholly in it, others not at all (2110.00476); where
+    # left out each is in it by its share
+    threshold: Annotated[float | None, Within("[0, 1)")] = None
+    # bce: add up the classes of an image, where their mean is taken otherwise
+    sum_classes: bool = False
+
+    def __post_init__(self) -> None:
+        check(self, "loss")
+        _refuse_idle(self, "loss", {"threshold": ("bce",), "sum_classes": ("bce",)})
+
+
+@dataclass(frozen=True)
+class MixingSettings:
+    """Training on mixtures of two images. With both, a coin chooses for each batch."""
+
+    # MixUp (1710.09412): both parameters of the Beta distribution that shares are drawn from; 0 is without
+    mixup: Annotated[float, Within("[0, 1000]")] = 0.0
+    # CutMix (1905.04899): the same for the area of the box that is cut out
+    cutmix: Annotated[float, Within("[0, 1000]")] = 0.0
+    # share of the run, its last, without mixing
+    off: Annotated[float, Within("[0, 1)")] = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, "mixing")
+        for name in ("mixup", "cutmix"):
+            value = getattr(self, name)
+            if 0 < value < LEAST_MIXING:
+                raise ConfigError(f"mixing.{name} is {value:g}; it must be 0 or at least {LEAST_MIXING:g}")
+
+
+LEAST_MIXING = 0.001  # below it Beta distributions are not drawn well in single precision
+
+
+@dataclass(frozen=True)
+class AverageSettings:
+    """A moving average of the weights, which is then evaluated and saved in place of the last ones."""
+
+    # share of the run's steps that the average reaches back; 0 keeps no average
+    window: Annotated[float, Within("[0, 1)")] = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, "average")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained on what, and how long. Checked when it is made; raises `ConfigError`."""
+    """What is trained on what, how, and how long. Checked when it is made; raises `ConfigError`."""
 
-    # digits, cifar10, cifar100, fashion-mnist, or an image folder with train/ and test/ or val/ inside
-    data: str = "digits"
-    # the network; any field of the preset can be changed, --model.width 0.5
-    model: ResNetConfig = _DIGITS
     # passes over the training images
     epochs: Annotated[int, AtLeast(1)] = 30
     # images in a step
     batch_size: Annotated[int, AtLeast(2)] = 64
-    # peak learning rate of SGD with Nesterov momentum
-    lr: Annotated[float, Within("(0, 1000]")] = 0.1
-    # momentum of SGD
-    momentum: Annotated[float, Within("[0, 1)")] = 0.9
-    # weight decay of convolutions and classifier; norms and biases have none
-    weight_decay: Annotated[float, Within("[0, 1]")] = 5e-4
-    # share of the steps in which the learning rate rises; then it falls along a cosine
-    warmup: Annotated[float, Within("[0, 1)")] = 0.1
-    # share of the target that is spread over all classes
-    label_smoothing: Annotated[float, Within("[0, 1)")] = 0.05
-    # training images of one small size are shifted by up to this many pixels
-    pad: Annotated[int, AtLeast(0)] = 1
-    # mirror half of the training images
-    flip: bool = False
-    # pixels per side for image folders; 0 is the images' own size if they share a small one, else 224
-    image_size: Annotated[int, AtLeast(0)] = 0
-    # of initialisation, order and augmentation
+    # of initialisation, order, augmentation and dropout
     seed: Annotated[int, AtLeast(0, 2**63 - 1)] = 0
-    # cpu, cuda, cuda:1, mps, ...; auto is the accelerator if there is one
-    device: str = "auto"
-    # auto is bf16 where a probe finds it fast
+    # fp32, bf16, or auto, which is bf16 where the device computes it
     precision: Precision = "auto"
-    # budget such as 4GB that a step is made to fit by recomputing; auto is what is free; empty keeps everything
-    memory: str = ""
-    # processes that read image files
-    workers: Annotated[int, AtLeast(0)] = 2
-    # go on without image files that cannot be decoded
-    skip_bad_images: bool = False
+    # the network; any field of the preset can be changed, --model.width 0.5
+    model: ResNetConfig = field(default_factory=lambda: preset("digits_resnet"))
+    # which images, and how they are split
+    data: DataSettings = field(default_factory=DataSettings)
+    # how training images vary
+    augment: Augmentation = field(default_factory=lambda: Augmentation(pad=1))
+    # how weights follow their gradients
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    # how the learning rate moves
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    # what training makes small
+    loss: LossSettings = field(default_factory=LossSettings)
+    # training on mixtures of two images
+    mixing: MixingSettings = field(default_factory=MixingSettings)
+    # a moving average of the weights
+    average: AverageSettings = field(default_factory=AverageSettings)
 
     def __post_init__(self) -> None:
         check(self)
-        if self.memory not in ("", "auto"):
-            parse_size(self.memory)
+        schedule = self.schedule
+        if schedule.warmup >= self.epochs:
+            raise ConfigError(
+                f"schedule.warmup is {schedule.warmup:g} epochs but the run has {self.epochs}; give a share below 1, "
+                "or more epochs"
+            )
+        if schedule.min_lr > self.optimizer.lr:
+            raise ConfigError(f"schedule.min_lr is {schedule.min_lr:g}, above optimizer.lr, {self.optimizer.lr:g}")
 
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, checked as a new one is."""
-        return dataclasses.replace(self, **changes)
+    @classmethod
+    def default(cls, data: str | Path | Catalog = "digits", model: str | None = None) -> Self:
+        """What `residuum train --data ...` does by itself: a network and a schedule that fit the data.
+
+        `data` is a dataset's name, a folder or its catalog; `model` is a preset in place of the usual one. Raises
+        `DataError` for data that cannot be found and `ConfigError` for an unknown preset.
+        """
+        catalog = data if isinstance(data, Catalog) else scan(str(data))
+        name, fields = _usual(catalog)
+        config = preset(model or name).replace(in_channels=catalog.channels, num_classes=len(catalog.classes))
+        return cls(model=config).replace({"data.path": catalog.name} | fields)
+
+    def replace(self, changes: Mapping[str, Any] | None = None, /, **more: Any) -> Self:
+        """A copy with some fields changed, checked as a new one is.
+
+        Fields are named by their dotted names, `replace({"optimizer.lr": 0.2}, epochs=5)`. A table's value is a new
+        table, or a dict of those of its fields that change. Raises `ConfigError` for a name that there is not.
+        """
+        values: dict[str, Any] = {}
+        tables: dict[str, dict[str, Any]] = {}  # of each, what changes: all of it at once, as one may need another
+        for name, value in (dict(changes or {}) | more).items():
+            _know(name)
+            section, _, inner = name.partition(".")
+            if section in SECTIONS and (inner or isinstance(value, Mapping)):
+                given = {inner: value} if inner else {str(key): part for key, part in value.items()}
+                for key in given:
+                    _know(f"{section}.{key}")
+                tables[section] = tables.get(section, {}) | given
+            elif section in SECTIONS and not dataclasses.is_dataclass(value):
+                raise ConfigError(f"{section} is {quoted(value)}; it must be a table of fields, [{section}] in a file")
+            else:
+                values[section] = value
+        for section, given in tables.items():
+            values[section] = dataclasses.replace(values.get(section, getattr(self, section)), **given)
+        return dataclasses.replace(self, **values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Dotted name to value, of every field."""
+        return {name: _value(self, name) for name in NAMES}
 
     def to_toml(self) -> str:
-        """One line per field, the model's in a table of their own."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
-        return f"{toml_lines(values)}\n[model]\n{self.model.to_toml()}"
+        """Every field, in tables. A field that is left out is None: TOML has no word for it."""
+        return toml_lines(_without_none(dataclasses.asdict(self)))
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
-        """The inverse of `to_toml`."""
-        values = parse_toml(text)
-        refuse_unknown(values, (f.name for f in dataclasses.fields(cls)), "field of a recipe")
-        return cls(**values | {"model": ResNetConfig.from_dict(values.get("model", {}))})
+        """The inverse of `to_toml`; raises `ConfigError`."""
+        return cls().replace(parse_toml(text))
 
 
-_SMALL: dict[str, Any] = {"epochs": 30, "batch_size": 128, "lr": 0.4, "pad": 4, "flip": True}
+# Tables of a recipe to their classes, and the dotted names of all fields.
+SECTIONS: dict[str, Any] = {
+    "model": ResNetConfig,
+    "data": DataSettings,
+    "augment": Augmentation,
+    "optimizer": OptimizerSettings,
+    "schedule": ScheduleSettings,
+    "loss": LossSettings,
+    "mixing": MixingSettings,
+    "average": AverageSettings,
+}
+NAMES = tuple(
+    name
+    for top in dataclasses.fields(Recipe)
+    for name in (
+        [f"{top.name}.{inner.name}" for inner in dataclasses.fields(SECTIONS[top.name])]
+        if top.name in SECTIONS
+        else [top.name]
+    )
+)
+
+
+def _refuse_idle(settings: Any, section: str, own: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise `ConfigError` for a field that has been changed and that `settings.name` would not look at."""
+    for f in dataclasses.fields(settings):
+        names = own.get(f.name)
+        if names is not None and settings.name not in names and getattr(settings, f.name) != f.default:
+            raise ConfigError(
+                f"{section}.{f.name} is {quoted(getattr(settings, f.name))}, which is for {' and '.join(names)}, but "
+                f"{section}.name is {settings.name}; leave it out, or at {quoted(f.default)}"
+            )
+
+
+def _know(name: str) -> None:
+    """Raise `ConfigError` for a name that no field has, with the nearest that one has."""
+    if name in NAMES or name in SECTIONS:
+        return
+    last = name.rpartition(".")[2]
+    same = [known for known in NAMES if known.rpartition(".")[2] == last]
+    hint = f"; did you mean {quoted(same[0])}?" if same else nearest(name, NAMES)
+    raise ConfigError(f"{quoted(name)} is not a field of a recipe{hint}")
+
+
+def _value(recipe: Recipe, name: str) -> Any:
+    section, _, inner = name.partition(".")
+    return getattr(getattr(recipe, section), inner) if inner else getattr(recipe, section)
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_none(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Dotted name to both values, of the fields in which two recipes differ."""
+    pairs = ((name, _value(one, name), _value(other, name)) for name in NAMES)
+    return {name: (a, b) for name, a, b in pairs if a != b}
+
+
+# -- defaults of the data ----------------------------------------------------------------------------------------------
+
+_SMALL: dict[str, Any] = {
+    "epochs": 30, "batch_size": 128, "optimizer.lr": 0.4, "augment.pad": 4, "augment.flip": True
+}  # fmt: skip
 _BY_DATA: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": ("digits_resnet", {}),
     "cifar10": ("cifar_resnet20", _SMALL),
     "cifar100": ("cifar_resnet56", _SMALL),
-    "fashion-mnist": ("cifar_resnet20", _SMALL | {"pad": 2}),
+    "fashion-mnist": ("cifar_resnet20", _SMALL | {"augment.pad": 2}),
 }
-_FOLDER: tuple[str, dict[str, Any]] = ("resnet18", {"epochs": 90, "lr": 0.1, "warmup": 0.05, "flip": True, "pad": 4})
+_PHOTOGRAPHS: tuple[str, dict[str, Any]] = ("resnet18", {
+    "epochs": 90, "schedule.warmup": 0.05, "augment.crop_scale": (0.08, 1.0), "augment.pad": 0, "augment.flip": True
+})  # fmt: skip
 
 
-def default_recipe(facts: Facts, model: str | None = None) -> Recipe:
-    """What `residuum train --data ...` does by itself: a network and schedule that fit the data."""
-    small = isinstance(facts, Folder) and 0 < facts.side <= SMALL_IMAGE
-    name, fields = _BY_DATA.get(facts.name, _BY_DATA["cifar10"] if small else _FOLDER)
-    config = preset(model or name).replace(in_channels=facts.channels, num_classes=len(facts.classes))
-    return Recipe(data=facts.name, model=config).replace(**fields)
+def _usual(catalog: Catalog) -> tuple[str, dict[str, Any]]:
+    """The preset that goes with a dataset, and the fields in which its recipe differs from a new one."""
+    if catalog.name in _BY_DATA:
+        return _BY_DATA[catalog.name]
+    return _BY_DATA["cifar10"] if catalog.image_size and max(catalog.image_size) <= SMALL_IMAGE else _PHOTOGRAPHS
 
 
-def recipe_file(path: Path) -> dict[str, Any]:
-    """The table in a recipe file, its names checked; `[model]` may name a `preset` beside fields to change."""
-    try:
-        values = parse_toml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the recipe {path} cannot be read: {error}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    refuse_unknown(values, (f.name for f in dataclasses.fields(Recipe)), f"field of a recipe, in {path}")
-    model = values.get("model", {})
-    if not isinstance(model, dict):
-        raise ConfigError(f"model in {path} is {model!r}; it must be a table: [model] with a line preset = {model!r}")
-    known = ["preset", *(f.name for f in dataclasses.fields(ResNetConfig))]
-    refuse_unknown(model, known, f"field of [model], in {path}")
-    if not isinstance(values.get("data", ""), str):
-        raise ConfigError(f"data in {path} is {values['data']!r}; it must be text")
-    return values
-
-
-def with_file(base: Recipe, values: dict[str, Any]) -> Recipe:
-    """`base` with what a recipe file says."""
-    fields = {name: value for name, value in values.items() if name not in ("data", "model")}
-    model = {name: value for name, value in values.get("model", {}).items() if name != "preset"}
-    return base.replace(**fields, model=base.model.replace(**model))
-
-
-def check_fit(recipe: Recipe, facts: Facts) -> None:
+def check_fit(recipe: Recipe, catalog: Catalog) -> None:
     """Raise `ConfigError` where the network cannot take this data."""
-    classes, named = len(facts.classes), facts.name in NAMED
+    classes = len(catalog.classes)
     if recipe.model.num_classes != classes:
         raise ConfigError(
-            f"model.num_classes is {recipe.model.num_classes} but {facts.name} has {classes}; leave it out"
+            f"model.num_classes is {recipe.model.num_classes} but {quoted(catalog.name)} has {classes} classes; leave "
+            "model.num_classes out"
         )
-    if named and recipe.model.in_channels != facts.channels:
+    if not any(catalog.files.values()) and recipe.model.in_channels != catalog.channels:  # files are read as either
         raise ConfigError(
-            f"model.in_channels is {recipe.model.in_channels} but {facts.name} has {facts.channels}; leave it out"
+            f"model.in_channels is {recipe.model.in_channels} but {catalog.name} has {catalog.channels}; leave "
+            "model.in_channels out"
         )
+
+
+# -- recipe files ------------------------------------------------------------------------------------------------------
+
+
+def read_recipe(source: str | Path) -> dict[str, Any]:
+    """What a named recipe or a recipe file says, by dotted name; raises `ConfigError`. `model.preset` may be among it.
+
+    A file holds any part of a recipe: what it leaves out, the data decides. With `recipe = "NAME"` it goes over the
+    named one.
+    """
+    path = Path(source)
+    if path.name == str(source) and not path.suffix and len(path.name) < 100 and not path.is_file():
+        return dict(named_recipe(path.name).fields)
+    text = read_text(path, ConfigError)
+    try:
+        values = parse_toml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    found: dict[str, Any] = _named_within(values.pop("recipe", None), path)
+    for name, value in values.items():
+        if name in SECTIONS and not isinstance(value, dict):
+            example = "preset" if name == "model" else dataclasses.fields(SECTIONS[name])[0].name
+            raise ConfigError(
+                f"{name} in {path} is {quoted(value)}; it must be a table: [{name}] with a line {example} = ..."
+            )
+        found |= {f"{name}.{inner}": part for inner, part in value.items()} if name in SECTIONS else {name: value}
+    for name in found:
+        if name != "model.preset":
+            _know_in(name, path)
+    for name in ("model.preset", "data.path"):
+        if not isinstance(found.get(name, ""), str):
+            raise ConfigError(f"{name} in {path} is {quoted(found[name])}; it must be text")
+    return found
+
+
+def _named_within(name: Any, path: Path) -> dict[str, Any]:
+    """The fields of the named recipe that a file goes over; none where it names none."""
+    if name is None:
+        return {}
+    try:
+        return dict(named_recipe(name).fields)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _know_in(name: str, path: Path) -> None:
+    try:
+        _know(name)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None

@@ -1,23 +1,72 @@
 """The run folder: what a run leaves on disk, always whole.
 
-config.toml            the recipe, every default filled in
-metrics.jsonl          one line per finished epoch
+recipe.toml            the recipe, every default filled in
+execution.toml         how it was carried out: device, workers, memory
+data.json              what it was trained on: classes, files of each class, and a digest of all
+metrics.jsonl          one line per finished epoch; the last one also tells of the test split
 weights.safetensors    the network's weights, with its config, classes and preprocessing in the metadata
-state.pt               everything that resuming needs
+state.pt               everything that resuming needs; state-previous.pt is the one before
 curves.png             loss and accuracy over the epochs
 """
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from residuum.errors import ConfigError, RunError, first_line
+from residuum.data.catalog import Catalog
+from residuum.errors import ConfigError, RunError, first_line, quoted
 from residuum.files import write_text, write_whole
+from residuum.train.execution import Execution
 from residuum.train.recipe import Recipe
 
-FORMAT = 1  # of state.pt; raised when an older package could not read it
+STATES = ("state.pt", "state-previous.pt")
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """What a run remembers of its data: classes, the number of files in each by split, and a digest of all of them."""
+
+    classes: tuple[str, ...]
+    files: Mapping[str, Mapping[str, int]]
+    digest: str
+
+    @classmethod
+    def of(cls, catalog: Catalog) -> Self:
+        """That of a catalog."""
+        counts = {
+            split: dict(Counter(catalog.classes[label] for _, label in files)) for split, files in catalog.files.items()
+        }
+        return cls(tuple(catalog.classes), counts, catalog.digest)
+
+    def to_json(self) -> str:
+        """A JSON object."""
+        return json.dumps({"classes": self.classes, "digest": self.digest, "files": self.files}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`; raises `ValueError`, `KeyError` or `TypeError` for other text."""
+        values = json.loads(text)
+        return cls(tuple(values["classes"]), values["files"], values["digest"])
+
+    def changed(self, now: "DataRecord") -> str | None:
+        """What is different now, in words, or None."""
+        if self.classes != now.classes:
+            gone = [quoted(name) for name in self.classes if name not in now.classes]
+            new = [quoted(name) for name in now.classes if name not in self.classes]
+            words = [f"{word} {', '.join(names[:3])}" for word, names in (("without", gone), ("with", new)) if names]
+            return f"its classes are now {' and '.join(words) or 'in another order'}"
+        if self.digest == now.digest:
+            return None
+        for split in sorted({*self.files, *now.files}):
+            before, after = self.files.get(split, {}), now.files.get(split, {})
+            for name in self.classes:
+                if before.get(name, 0) != after.get(name, 0):
+                    return f"class {quoted(name)} had {before.get(name, 0)} {split} files and has {after.get(name, 0)}"
+        return "its files have other names or sizes than before, or have moved between train, val and test"
 
 
 @dataclass(frozen=True)
@@ -32,84 +81,150 @@ class Run:
         return self.path / "weights.safetensors"
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe) -> "Run":
-        """A new folder with the recipe in it; raises `RunError` where it exists or cannot be made."""
-        if path.exists():
-            raise RunError(f"{path} exists already; choose another --out, or go on with it by --resume {path}")
+    def create(cls, path: Path, recipe: Recipe, execution: Execution, data: DataRecord) -> Self:
+        """A new folder with recipe, execution and data in it; raises `RunError` where it exists or cannot be made."""
+        refuse_existing(path)
         try:
             path.mkdir(parents=True)
-        except OSError as error:
-            raise RunError(f"the run folder {path} cannot be made: {error.strerror}; choose another --out") from None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RunError(
+                f"the run folder {quoted(str(path))} cannot be made: {reason}; choose another --out"
+            ) from None
         run = cls(path)
         try:
-            write_text(path / "config.toml", recipe.to_toml(), RunError)
+            run.write_recipe(recipe, execution)
+            write_text(path / "data.json", data.to_json(), RunError)
         except RunError:
             run.remove()
             raise
         return run
 
+    def write_recipe(self, recipe: Recipe, execution: Execution) -> None:
+        """Write down what is trained and how."""
+        write_text(self.path / "recipe.toml", recipe.to_toml(), RunError)
+        write_text(self.path / "execution.toml", execution.to_toml(), RunError)
+
     def remove(self) -> None:
         """Remove the folder and what is in it."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    @classmethod
-    def open(cls, path: Path) -> tuple["Run", Recipe]:
-        """A folder that a run left, and its recipe; raises `RunError` where it is none."""
-        run = cls(path)
-        missing = [name for name in ("config.toml", "state.pt") if not (path / name).is_file()]
+    def read(self) -> tuple[Recipe, Execution, DataRecord]:
+        """What `create` wrote; raises `RunError` where the folder is none that a run left."""
+        named = quoted(str(self.path))
+        try:
+            missing = [name for name in ("recipe.toml", "data.json") if not (self.path / name).is_file()]
+            if not any((self.path / name).is_file() for name in STATES):
+                missing.append(STATES[0])
+        except OSError as error:  # a path too long for the file system
+            raise RunError(f"{named} is not a run that can be resumed: {error.strerror}") from None
         if missing:
-            raise RunError(f"{path} is not a run that can be resumed: it has no {' and no '.join(missing)}")
-        try:
-            return run, Recipe.from_toml((path / "config.toml").read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, ConfigError, TypeError) as error:
-            raise RunError(f"the recipe in {path / 'config.toml'} cannot be read: {error}") from None
+            raise RunError(f"{named} is not a run that can be resumed: it has no {' and no '.join(missing)}")
+        recipe: Recipe = self._read("recipe.toml", Recipe.from_toml)
+        execution = (
+            self._read("execution.toml", Execution.from_toml)
+            if (self.path / "execution.toml").is_file()
+            else Execution()
+        )
+        return recipe, execution, self._read("data.json", DataRecord.from_json)
 
-    def save_state(self, state: dict[str, Any]) -> None:
-        """Replace the training state in one step."""
+    def _read(self, name: str, parse: Callable[[str], Any]) -> Any:
+        try:
+            return parse((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+            raise RunError(f"{name} in {quoted(str(self.path))} cannot be read: {first_line(error)}") from None
+
+    def save_state(self, values: dict[str, Any]) -> None:
+        """Replace the state in one step; the one that was there becomes `state-previous.pt`."""
         import torch
 
-        write_whole(self.path / "state.pt", lambda partial: torch.save(state | {"format": FORMAT}, partial), RunError)
+        path, previous = (self.path / name for name in STATES)
 
-    def load_state(self) -> dict[str, Any]:
-        """The training state; raises `RunError` where it is damaged. No code in it is run."""
-        import torch
+        def write(partial: Path) -> None:
+            torch.save(values, partial)
+            if path.exists():
+                path.replace(previous)
 
-        path = self.path / "state.pt"
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
-            reason = first_line(error)
-            raise RunError(f"the state in {path} is damaged and the run cannot be resumed ({reason})") from None
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
-            raise RunError(f"{path} is no training state that this version of residuum reads")
-        return state
+        write_whole(path, write, RunError)
+
+    def load_state(self) -> tuple[dict[str, Any], str | None]:
+        """The newest whole state, and a sentence if it is not the last; raises `RunError` where none is whole.
+
+        No code in it is run.
+        """
+        reasons = []
+        for name in STATES:
+            try:
+                values = _read_state(self.path / name)
+            except RunError as error:
+                reasons.append(str(error))
+            else:
+                done = f"epoch {values['progress']['epoch'] + 1}, step {values['progress']['step']}"
+                return values, f"{'; '.join(reasons)}; going on from {name}, {done}" if reasons else None
+        raise RunError(f"the run cannot be resumed: {'; '.join(reasons)}")
 
     def save_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write one line per epoch."""
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history), RunError)
 
     def draw_curves(self, history: list[dict[str, Any]]) -> None:
-        """Draw loss and accuracy of both parts over the epochs."""
+        """Draw loss and accuracy of train and val over the epochs."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 3.6), layout="constrained")
-        epochs = [row["epoch"] for row in history]
         for axes, quantity, unit in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("", " (%)"), strict=True):
-            for part, colour in (("train", "#9aa5b1"), ("test", "#c2410c")):
+            for split, colour in (("train", "#9aa5b1"), ("val", "#c2410c")):
                 scale = 100 if unit else 1
-                values = [row[f"{part}_{quantity}"] * scale for row in history]
-                axes.plot(epochs, values, color=colour, label=part, linewidth=1.8, marker="o", markersize=2.5)
+                name = f"{split}_{quantity}"
+                points = [(row["epoch"], row[name] * scale) for row in history if name in row]
+                if points:
+                    epochs, values = zip(*points, strict=True)
+                    axes.plot(epochs, values, color=colour, label=split, linewidth=1.8, marker="o", markersize=2.5)
             axes.set(xlabel="epoch", ylabel=quantity + unit)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.legend(frameon=False)
+            if history:
+                axes.legend(frameon=False)
         write_whole(self.path / "curves.png", lambda partial: figure.savefig(partial, dpi=130), RunError)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """A state that is what was saved; raises `RunError`."""
+    import torch
+
+    from residuum.train.state import FORMAT, checksum
+
+    if not path.is_file():
+        raise RunError(f"there is no {path.name}")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise RunError(f"{path.name} is damaged ({first_line(error)})") from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise RunError(f"{path.name} is no training state that this version of residuum reads")
+    try:
+        whole = values.get("sha256") == checksum(values)
+    except (TypeError, ValueError, RuntimeError):
+        whole = False
+    if not whole:
+        raise RunError(f"{path.name} is damaged (what it holds is not what was saved)")
+    return values
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise `RunError` where something is at the place of a new run folder."""
+    try:
+        exists = path.exists()
+    except OSError:  # a name too long for the file system; making the folder will say so
+        exists = False
+    if exists:
+        raise RunError(f"{quoted(str(path))} exists already; choose another --out, or go on with it by --resume")
 
 
 def free_folder(parent: Path, data: str) -> Path:
     """The first of `parent/NAME-1`, `parent/NAME-2`, ... that is not taken."""
-    name = Path(data).name or "run"
+    name = Path(data).name[:100] or "run"
     number = 1
     while (parent / f"{name}-{number}").exists():
         number += 1

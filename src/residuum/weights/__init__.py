@@ -1,1 +1,1 @@
-"""Weights in and out: files of ours (`files.py`), layouts of parameter names (`layouts.py`), hubs, config detection."""
+"""Weights in and out: of ours, of other libraries, by reference; whose names they have, and what network they are."""

@@ -1,6 +1,7 @@
 """A config from weights alone, and the presets that it is nearest to."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,12 +11,8 @@ from residuum.config import EXPANSION, ResNetConfig
 from residuum.errors import ConfigError, WeightsError
 from residuum.presets import PRESETS
 from residuum.weights.layouts import LAYOUTS, recognise, rename
+from residuum.weights.published import UNSEEN
 
-# What weights do not tell: fields without parameters, and how the channels came about.
-UNSEEN = frozenset({
-    "antialias", "activation", "stride_on", "first_stride", "output_stride", "zero_init_residual", "stochastic_depth",
-    "stochastic_depth_mode", "dropout", "weight_standardization", "width",
-})  # fmt: skip
 _RATIOS = (1 / 16, 1 / 4, 1 / 8, 1 / 2, 1 / 32, 1.0)
 
 
@@ -29,16 +26,21 @@ def infer_config(state: Mapping[str, Tensor]) -> ResNetConfig:
     ours = {new: tuple(state[old].shape) for old, new in rename(state, LAYOUTS[layout]).items()}
     try:
         return _read(ours)
-    except (KeyError, IndexError, ZeroDivisionError) as error:
+    except KeyError as error:
         raise WeightsError(f"these weights have no {error.args[0]}: part of a network is missing") from None
     except ConfigError as error:
         raise WeightsError(f"no config fits these weights: {error}") from None
+    except (IndexError, ValueError, ZeroDivisionError):
+        raise WeightsError("these weights are of shapes that no network has") from None
 
 
 def _read(shapes: dict[str, tuple[int, ...]]) -> ResNetConfig:
-    blocks = {(int(m[1]), int(m[2])) for name in shapes if (m := re.match(r"layer(\d+)\.(\d+)\.", name))}
+    blocks = {(int(m[1]), int(m[2])) for name in shapes if (m := re.match(r"layer([0-9]+)\.([0-9]+)\.", name))}
     stages = sorted({stage for stage, _ in blocks})
-    depths = tuple(sum(1 for stage, _ in blocks if stage == number) for number in stages)
+    if not stages:
+        raise KeyError("layer1.0.conv1.weight")
+    count = Counter(stage for stage, _ in blocks)
+    depths = tuple(count[number] for number in stages)
     kinds = tuple("bottleneck" if f"layer{s}.0.conv3.weight" in shapes else "basic" for s in stages)
     last = {"bottleneck": 3, "basic": 2}
     outs = [shapes[f"layer{s}.0.conv{last[kind]}.weight"][0] for s, kind in zip(stages, kinds, strict=True)]

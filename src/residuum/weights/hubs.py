@@ -1,65 +1,76 @@
-"""Weights by reference: `torchvision:IMAGENET1K_V2`, `timm:resnet50.a1_in1k`, `hf:microsoft/resnet-50`."""
+"""Weights by reference: `torchvision:IMAGENET1K_V2`, `timm:resnet50.a1_in1k`, `hf:microsoft/resnet-50`.
 
+What is downloaded stays in the folder that `residuum.files.cache_folder` gives, and can be placed there by hand.
+"""
+
+import contextlib
 import hashlib
-import json
-import os
 import re
+import sys
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
+from typing import Any
+from urllib.error import URLError
 
 import torch
 
 from residuum.config import ResNetConfig
-from residuum.errors import WeightsError, first_line, nearest
+from residuum.errors import MissingExtraError, WeightsError, first_line, nearest, quoted, shortened
+from residuum.files import cache_folder
 from residuum.presets import PRESETS
-from residuum.weights.detection import UNSEEN
+from residuum.weights.published import UNSEEN, Said, of_torchvision
+from residuum.weights.reading import shown
 
 SOURCES = ("torchvision", "timm", "hf")
-FILE = "model.safetensors"
-HUB = "https://huggingface.co"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+NOTES = ("config.json", "preprocessor_config.json")
 
 
-def is_reference(source: str | Path) -> bool:
+def is_reference(source: object) -> bool:
     """Whether a text names weights of a library rather than a file."""
-    return isinstance(source, str) and source.partition(":")[0] in SOURCES and not Path(source).exists()
+    return isinstance(source, str) and source.partition(":")[0] in SOURCES and ":" in source
 
 
-def fetch(reference: str | Path, config: ResNetConfig | None) -> Path:
-    """The file of a reference, downloaded where it is not there yet and its checksum checked; raises `WeightsError`.
+def torchvision_weights(name: str, config: ResNetConfig | None) -> tuple[dict[str, Any], Said]:
+    """The state dict of torchvision's weights and what it says of them; raises `WeightsError`.
 
-    `config` says which of torchvision's networks is meant; `torchvision:resnet50.IMAGENET1K_V2` says it itself.
+    `config` says which of its networks is meant; `resnet50.IMAGENET1K_V2` says it itself.
     """
-    library, _, name = str(reference).partition(":")
-    if library == "torchvision":
-        return _torchvision(name, config)
-    repository = f"timm/{name}" if library == "timm" else name
-    return _hub(repository, str(reference))
-
-
-def _torchvision(name: str, config: ResNetConfig | None) -> Path:
     from torchvision.models import get_model_weights, list_models
 
-    said, _, tag = name.rpartition(".")
-    model = said or _torchvision_name(config)
+    model, _, tag = name.rpartition(".")
+    model = model or _torchvision_name(config)
     known: list[str] = [m for m in list_models() if m in PRESETS]
     if model not in known:
-        raise WeightsError(f"torchvision has no residual network {model!r}{nearest(model, known)}")
-    weights = get_model_weights(model).__members__
-    if tag not in weights:
-        raise WeightsError(f"torchvision has no weights {tag!r} of {model}; it has {', '.join(weights)}")
-    url = weights[tag].url
-    path: Path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(path), progress=False)
-        except (URLError, OSError) as error:
-            raise WeightsError(f"{url} cannot be fetched ({first_line(error)}); place the file at {path}") from None
-    expected = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    if expected and not _sha256(path).startswith(expected[1]):
-        raise WeightsError(f"{path} is not the file that torchvision published: its checksum differs; remove it")
-    return path
+        raise WeightsError(f"torchvision has no residual network {quoted(model)}{nearest(model, known)}")
+    members = get_model_weights(model).__members__
+    if tag not in members:
+        raise WeightsError(f"torchvision has no weights {quoted(tag)} of {model}; it has {', '.join(members)}")
+    weights: Any = members[tag]
+    file = weights.url.rpartition("/")[2]
+    # Who has used torchvision before has the file already.
+    folders = (cache_folder() / "torchvision", Path(torch.hub.get_dir()) / "checkpoints")
+    folder = next((folder for folder in folders if (folder / file).exists()), folders[0])
+    _check_published(folder / file)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # torch says there what it downloads
+            state = weights.get_state_dict(
+                progress=False, check_hash=True, model_dir=str(folder), weights_only=True, map_location="cpu"
+            )
+    except (URLError, OSError) as error:
+        reason = shortened(first_line(error), 100)
+        raise WeightsError(
+            f"{weights.url} cannot be fetched ({reason}); place the file at {shown(folder / file)}"
+        ) from None
+    except RuntimeError:  # torch's word for another checksum
+        raise WeightsError(f"{weights.url} arrived damaged: its checksum differs; try again") from None
+    return state, of_torchvision(model, weights)
+
+
+def _check_published(path: Path) -> None:
+    """Refuse a file whose name says another checksum than it has: torch checks only what it downloads itself."""
+    said = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    if said and path.exists() and not _sha256(path).startswith(said[1]):
+        raise WeightsError(f"{shown(path)} is not the file that torchvision published: its checksum differs; remove it")
 
 
 def _torchvision_name(config: ResNetConfig | None) -> str:
@@ -69,7 +80,10 @@ def _torchvision_name(config: ResNetConfig | None) -> str:
         raise WeightsError("say which of torchvision's networks: torchvision:resnet50.IMAGENET1K_V2")
     usual = ResNetConfig()
     free = {name: getattr(usual, name) for name in UNSEEN | {"num_classes", "in_channels"} if name != "width"}
-    plain = config.replace(**free)
+    try:
+        plain = config.replace(**free)
+    except ValueError:  # dilation and the like apart, it is none of theirs
+        plain = config
     names: list[str] = list_models()
     for name in names:
         if name in PRESETS and PRESETS[name].replace(**free) == plain:
@@ -77,31 +91,53 @@ def _torchvision_name(config: ResNetConfig | None) -> str:
     raise WeightsError("torchvision has no network of this config; give a path or another reference")
 
 
-def _hub(repository: str, reference: str) -> Path:
-    """A file of the Hugging Face hub, kept in a folder of our own, where it can also be placed by hand."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise WeightsError(f"{reference!r} is no reference; write timm:NAME.TAG or hf:OWNER/NAME")
-    root = Path(os.environ.get("RESIDUUM_CACHE", "~/.cache/residuum")).expanduser()
-    path = root / "hub" / repository / FILE
-    if path.exists():
-        return path
+def hub_folder(reference: str) -> tuple[Path, str]:
+    """The folder of a repository's weights and of what stands beside them, and the repository's name.
+
+    Downloaded where the weights are not there yet, and their checksum checked. Raises `WeightsError`, and
+    `MissingExtraError` where huggingface_hub is needed and not installed.
+    """
+    library, _, name = reference.partition(":")
+    repository = f"timm/{name}" if library == "timm" else name
+    if not re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", repository, re.ASCII) or ".." in repository:
+        raise WeightsError(f"{quoted(reference)} is no reference; write timm:NAME.TAG or hf:OWNER/NAME")
+    folder = cache_folder() / "hub" / repository
+    if not any((folder / file).is_file() for file in WEIGHTS):
+        _download(repository, reference, folder)
+    return folder, repository
+
+
+def _download(repository: str, reference: str, folder: Path) -> None:
     try:
-        with urlopen(f"{HUB}/api/models/{repository}/tree/main", timeout=30) as answer:
-            listed = {entry["path"]: entry for entry in json.load(answer)}
-        if FILE not in listed:
-            raise WeightsError(f"{reference} has no {FILE}; convert its weights elsewhere and give their path")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        checksum = listed[FILE].get("lfs", {}).get("oid")
-        torch.hub.download_url_to_file(f"{HUB}/{repository}/resolve/main/{FILE}", str(path), checksum, progress=False)
-    except HTTPError as error:
-        if error.code in (401, 403, 404):  # the hub says 401 for what does not exist
-            raise WeightsError(f"{reference} does not exist on the hub, or is not public") from None
-        raise WeightsError(f"{reference} cannot be fetched ({error}); place its {FILE} at {path}") from None
-    except RuntimeError:
-        raise WeightsError(f"{reference} arrived damaged: its checksum differs from the hub's; try again") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{reference} cannot be fetched ({first_line(error)}); place its {FILE} at {path}") from None
-    return path
+        import huggingface_hub
+        from huggingface_hub.errors import RepositoryNotFoundError
+    except ImportError:
+        raise MissingExtraError(
+            f'{quoted(reference)} is fetched by huggingface_hub, which is not installed: pip install "residuum[hub]"'
+        ) from None
+    place = f"place its {WEIGHTS[0]} and config.json in {shown(folder)}"
+    hub = huggingface_hub.HfApi()
+    try:
+        siblings = hub.model_info(repository, files_metadata=True).siblings or ()
+        listed = {file.rfilename: file for file in siblings}
+        weights = next((name for name in WEIGHTS if name in listed), None)
+        if weights is None:
+            raise WeightsError(
+                f"{quoted(reference)} has no {' and no '.join(WEIGHTS)}; convert its weights elsewhere, and give a path"
+            )
+        for name in (*(note for note in NOTES if note in listed), weights):  # the weights last: then all is there
+            hub.hf_hub_download(repository, name, local_dir=folder)
+    except WeightsError:
+        raise
+    except RepositoryNotFoundError:  # the hub says the same of what it does not show
+        raise WeightsError(f"{quoted(reference)} does not exist on the hub, or is not public") from None
+    except Exception as error:  # what its transport raises is of kinds of its own
+        reason = shortened(first_line(error), 100)
+        raise WeightsError(f"{quoted(reference)} cannot be fetched ({reason}); {place}") from None
+    said = listed[weights].lfs
+    if said is not None and _sha256(folder / weights) != said.sha256:
+        (folder / weights).unlink()
+        raise WeightsError(f"{quoted(reference)} arrived damaged: its checksum differs from the hub's; try again")
 
 
 def _sha256(path: Path) -> str:

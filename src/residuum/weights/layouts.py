@@ -8,9 +8,10 @@ module path (`weight`, `running_mean`) is the same everywhere.
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
+from functools import cache
 
 from residuum.config import ResNetConfig
-from residuum.errors import WeightsError
+from residuum.errors import WeightsError, quoted
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -51,6 +52,15 @@ CIFAR: Rules = (
     ("fc", "linear"),
     ("fc", "last_linear"),
     ("layer{s}.{b}.downsample.{i}", "layer{s}.{b}.shortcut.{i}"),
+)
+# The children of torchvision's networks in an `nn.Sequential`, as self-supervised repositories cut the head off.
+CHILDREN: Rules = (
+    ("conv1", "0"),
+    ("bn1", "1"),
+    ("layer{s}.{b}.conv{i}", "{s+3}.{b}.conv{i}"),
+    ("layer{s}.{b}.bn{i}", "{s+3}.{b}.bn{i}"),
+    ("layer{s}.{b}.downsample.{i}", "{s+3}.{b}.downsample.{i}"),
+    ("fc", "9"),
 )
 
 
@@ -97,20 +107,46 @@ LAYOUTS = {
         DETECTRON2, False, frozenset(_SHAPE | {"groups", "width_per_group", "stride_on", "stem_width", "in_channels"})
     ),
     "cifar": Layout(CIFAR, True, frozenset(_ALL)),
+    "children": Layout(CHILDREN, False, frozenset(_SHAPE | {"groups", "width_per_group"})),
 }
-_OURS = re.compile(r"(conv1|bn1|maxpool|norm|fc|layer\d+\.\d+\.(conv\d|bn\d|downsample|se))(\.|$)")
+_NUMBER = "[0-9]{1,4}"
+_LONGEST_NAME = 200
+_OURS = re.compile(
+    rf"(conv1|bn1|maxpool|norm|fc|layer{_NUMBER}\.{_NUMBER}\.(conv[0-9]|bn[0-9]|downsample|se))(\..{{1,100}})?"
+)
 _SLOT = re.compile(r"\{(\w)([+-]\d)?\}")
 
 
+@cache
 def _pattern(template: str) -> re.Pattern[str]:
     """A regular expression of a template, with a named group for each slot."""
     optional, rest = re.match(r"(\([^)]*\))?(.*)", template).groups()  # type: ignore[union-attr]
     text = f"(?:{re.escape(optional[1:-1])})?" if optional else ""
     position = 0
     for slot in _SLOT.finditer(rest):
-        text += re.escape(rest[position : slot.start()]) + f"(?P<{slot[1]}>\\d+)"
+        text += re.escape(rest[position : slot.start()]) + f"(?P<{slot[1]}>{_NUMBER})"
         position = slot.end()
     return re.compile(text + re.escape(rest[position:]))
+
+
+@cache
+def block_patterns() -> tuple[re.Pattern[str], ...]:
+    """For each way of naming the convolutions of blocks, the pattern of their weights behind any `prefix`."""
+    ours = "layer{s}.{b}.conv{i}"
+    templates = {dict(layout.rules).get(ours, ours) for layout in LAYOUTS.values()}
+    texts = [_pattern(template).pattern for template in sorted(templates)]
+    return tuple(re.compile(rf"(?P<prefix>(?:.*?\.)??){text}\.weight") for text in texts)
+
+
+@cache
+def _known(layout: str) -> re.Pattern[str]:
+    """What fits any module path that a layout knows."""
+    parts = [_SLOT_NAMES.sub("(?:", _pattern(theirs).pattern) for _, theirs in LAYOUTS[layout].rules]
+    parts += [_OURS.pattern] if LAYOUTS[layout].keeps_ours else []
+    return re.compile("|".join(parts))
+
+
+_SLOT_NAMES = re.compile(r"\(\?P<\w>")
 
 
 def _translate(path: str, source: str, target: str) -> str | None:
@@ -119,6 +155,8 @@ def _translate(path: str, source: str, target: str) -> str | None:
     if found is None:
         return None
     values = {slot[1]: int(found[slot[1]]) - int(slot[2] or 0) for slot in _SLOT.finditer(source)}
+    if values.get("s", 1) < 1:
+        return None
     return _SLOT.sub(lambda slot: str(values[slot[1]] + int(slot[2] or 0)), re.sub(r"[()]", "", target))
 
 
@@ -126,7 +164,7 @@ def to_ours(name: str, layout: Layout) -> list[str]:
     """What a tensor of a layout may be called here, likeliest first; nothing where the layout has no such tensor."""
     path, _, tensor = name.rpartition(".")
     found = [ours for rule in layout.rules if (ours := _translate(path, rule[1], rule[0])) is not None]
-    if not found and layout.keeps_ours and _OURS.match(path):
+    if not found and layout.keeps_ours and _OURS.fullmatch(path):
         found = [path]
     return [f"{ours}.{tensor}" for ours in found]
 
@@ -140,10 +178,11 @@ def to_theirs(name: str, layout: Layout) -> str:
 
 def recognise(names: Collection[str]) -> str:
     """The layout whose rules know most of these names; raises `WeightsError` where none knows half of them."""
-    known = {name: sum(1 for n in names if to_ours(n, layout)) for name, layout in LAYOUTS.items()}
+    paths = [name.rpartition(".")[0][:_LONGEST_NAME] for name in names]
+    known = {name: sum(1 for path in paths if _known(name).fullmatch(path)) for name in LAYOUTS}
     best = max(known, key=lambda name: known[name])
     if not names or 2 * known[best] < len(names):
-        shown = ", ".join(sorted(names)[:3])
+        shown = ", ".join(map(quoted, sorted(names)[:3]))
         raise WeightsError(
             f"these are not the weights of a residual network that is known here ({shown}, ...); the known layouts are "
             f"those of {', '.join(LAYOUTS)}"
@@ -165,7 +204,7 @@ def rename(names: Iterable[str], layout: Layout, known: Collection[str] | None =
     return renamed
 
 
-def check_sayable(config: ResNetConfig, layout: str) -> None:
+def check_layout(config: ResNetConfig, layout: str) -> None:
     """Raise `WeightsError` where a layout's library has no network of this config."""
     rules, default = LAYOUTS[layout], ResNetConfig()
     for name, value in config.to_dict().items():

@@ -1,0 +1,151 @@
+"""What `residuum evaluate` does: one network or two on the same images, tables, and a folder of files."""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from residuum.data.settings import DataSettings
+from residuum.data.sources import Split, evaluation_transform, read_image
+from residuum.errors import ConfigError, DataError, quoted
+from residuum.evaluation.counts import count, pair
+from residuum.evaluation.evaluate import How, evaluate
+from residuum.evaluation.predictions import Predictions, processes
+from residuum.evaluation.report import paired_table, print_evaluation, write_folder
+from residuum.files import cache_folder
+from residuum.preprocessing import Preprocessing
+from residuum.report.tables import print_table
+from residuum.validation import parse_toml
+
+SAY_EVERY = 10.0  # seconds between lines of progress
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for; fields of the data that are None are those of the run, where the source is one."""
+
+    source: str
+    against: str | None
+    data: str | None
+    holdout: float | None
+    image_size: tuple[int, int] | None
+    skip_bad_images: bool
+    out: Path | None
+
+
+def evaluate_and_report(request: Request, how: How, console: Console, command: str) -> int:
+    """Evaluate, print and write; the exit code. Under `torchrun` the first process alone prints and writes.
+
+    Raises `ResiduumError`; a folder that could not be written whole is not left behind.
+    """
+    settings = data_settings(request)
+    out = request.out
+    if out is not None and out.exists():
+        raise DataError(f"{quoted(str(out), 200)} exists already; choose another --out")
+    if request.against is not None:
+        from residuum.extras import need
+
+        need("scipy.stats", extra="stats")  # said before the network is run
+    with processes() as (rank, world):
+        first = rank == 0
+        say = _now_and_then(console) if first else lambda text: None
+
+        def predicted(source: str) -> tuple[Predictions, Split, Preprocessing]:
+            found, subject, preprocessing = evaluate(
+                source, settings, how, cache=cache_folder(), rank=rank, world=world, say=say
+            )
+            return found, subject.split, preprocessing
+
+        found, split, preprocessing = predicted(request.source)
+        other = predicted(request.against) if request.against is not None else None
+        if not first:
+            return 0
+        counts = count(found.classes, found.labels, found.probabilities, found.losses)
+        print_evaluation(console, found, counts)
+        for why in found.skipped:
+            console.print(f"left out   {why}", markup=False, highlight=False, soft_wrap=True)
+        if other is not None:
+            print_table(console, paired_table(found, other[0], pair(*_common(found, other[0]))))
+        if out is not None:
+            with _folder(out):
+                write_folder(out, found, counts, _shown(split, preprocessing, found), command)
+            console.print(f"written: {quoted(str(out), 200)}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def data_settings(request: Request) -> DataSettings:
+    """The data that is asked for; what is not said is as in the run. Raises `ConfigError` where nothing says it."""
+    recipe = Path(request.source) / "recipe.toml"
+    settings = None
+    with contextlib.suppress(OSError, UnicodeDecodeError, ValueError):
+        settings = DataSettings(**parse_toml(recipe.read_text(encoding="utf-8"))["data"])
+    if settings is None or (request.data is not None and request.data != settings.path):
+        if request.data is None:
+            raise ConfigError(f"{quoted(request.source, 200)} is no run, which would say its data; give --data")
+        settings = DataSettings(path=request.data)
+    if request.holdout is not None:
+        settings = replace(settings, holdout=request.holdout)
+    skip = request.skip_bad_images or settings.skip_bad_images
+    return replace(settings, image_size=request.image_size, skip_bad_images=skip)
+
+
+def _now_and_then(console: Console) -> Callable[[str], None]:
+    last = time.monotonic()
+
+    def say(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > SAY_EVERY:
+            last = time.monotonic()
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    return say
+
+
+def _common(first: Predictions, second: Predictions) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of the images that both have looked at each has right; raises `DataError` where labels are not the same."""
+    place = {name: i for i, name in enumerate(second.images)}
+    both = [(i, place[name]) for i, name in enumerate(first.images) if name in place]
+    mine, theirs = (np.array(side, dtype=np.int64) for side in zip(*both, strict=True))
+    names = [np.array(p.classes, dtype=object)[p.labels] for p in (first, second)]
+    if (names[0][mine] != names[1][theirs]).any():
+        raise DataError("the two networks name the classes differently, so that they cannot be compared image by image")
+    return first.right[mine], second.right[theirs]
+
+
+def _shown(split: Split, preprocessing: Preprocessing, found: Predictions) -> Callable[[int], NDArray[np.uint8]]:
+    """The picture of each prediction as the network saw it, uint8 (H, W, 3)."""
+    transform = evaluation_transform(preprocessing)
+
+    def image(place: int) -> NDArray[np.uint8]:
+        name = found.images[place]
+        if isinstance(split.images, Tensor):
+            pixels = split.images[int(name)].permute(2, 0, 1)
+        else:
+            pixels = transform(read_image(name, preprocessing.channels))
+        values: NDArray[np.uint8] = pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
+        return values
+
+    return image
+
+
+@contextlib.contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """Make a folder; if anything fails within the block, nothing of it is left."""
+    try:
+        os.makedirs(out)  # noqa: PTH103
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"the folder {quoted(str(out), 200)} cannot be made: {reason}; choose another --out") from None
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise

@@ -1,0 +1,151 @@
+"""From a network and a dataset to predictions: whose preprocessing, which split, which class is which."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+
+from residuum.data.catalog import Catalog, scan
+from residuum.data.settings import DataSettings
+from residuum.data.sources import Dataset, Split, open_dataset
+from residuum.devices import pick_device, set_up
+from residuum.errors import DataError, WeightsError, nearest, quoted
+from residuum.evaluation.predictions import Predictions, gathered, joined, look
+from residuum.inference.optimize import optimize_for_inference
+from residuum.nn.resnet import ResNet
+from residuum.preprocessing import Preprocessing
+from residuum.validation import AtLeast, check
+from residuum.weights.files import load
+
+SplitName = Literal["auto", "train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class How:
+    """What does not belong to the network or the data: it changes no count, but for `precision` and `mirrored`."""
+
+    split: SplitName = "auto"
+    batch_size: Annotated[int, AtLeast(1)] = 64
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    mirrored: bool = False  # the mean over each image and its mirror image
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A split to evaluate on: its images, what they are called, and whose classes the labels count."""
+
+    name: str
+    classes: tuple[str, ...]
+    split: Split
+
+
+def evaluate(
+    source: str | Path,
+    settings: DataSettings,
+    how: How,
+    *,
+    cache: Path,
+    rank: int = 0,
+    world: int = 1,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[Predictions, Subject, Preprocessing]:
+    """What a network says of each image of a dataset: any source that `residuum.load` reads, with the preprocessing
+    that its weights carry.
+
+    The split is `how.split`; `auto` is the test split where the data has one, else the validation split. Labels are
+    brought to the network's classes by name. In each of `world` processes the whole is returned. Raises `WeightsError`,
+    `DataError`, `ConfigError`.
+    """
+    device = pick_device(how.device)
+    model = load(source)
+    catalog = scan(settings.path)
+    preprocessing = _preprocessing(model, source, settings)
+    dataset = open_dataset(
+        catalog, replace(settings, image_size=None), channels=model.config.in_channels, cache=cache, say=say
+    )
+    subject = chosen_split(catalog, dataset, how.split)
+    classes = model.classes or (subject.classes if len(subject.classes) == model.config.num_classes else None)
+    if classes is None:
+        raise WeightsError(
+            f"{quoted(str(source), 200)} does not say its classes, and its {model.config.num_classes} outputs are not "
+            f"the {len(subject.classes)} classes of the data; use weights that 'residuum train' or 'convert' wrote"
+        )
+    labelled = Split(subject.split.images, relabelled(subject, classes)[subject.split.labels])
+    set_up(device)
+    fast = optimize_for_inference(model.to(device), precision=how.precision)
+    done = 0
+
+    def count(images: int) -> None:
+        nonlocal done
+        done += images
+        say(f"{done:,} of {-(-(len(labelled) - rank) // world):,} images")
+
+    shard = look(
+        fast, labelled, preprocessing, batch_size=how.batch_size, device=device, mirrored=how.mirrored,
+        skip_bad_images=settings.skip_bad_images, rank=rank, world=world, count=count,
+    )  # fmt: skip
+    height, width = preprocessing.image_size
+    about = f"{len(labelled):,} images of the {subject.name} split at {height}x{width}"
+    about += f"{', each with its mirror image' if how.mirrored else ''}, in {fast.precision}."
+    if not model.classes:
+        about += " The weights do not name their classes: they are taken to be the data's, in order."
+    found = joined(gathered(shard, world), labelled, classes, source=str(source), data=str(settings.path), about=about)
+    return found, Subject(subject.name, classes, labelled), preprocessing
+
+
+def _preprocessing(model: ResNet, source: str | Path, settings: DataSettings) -> Preprocessing:
+    if model.preprocessing is None:
+        raise WeightsError(
+            f"{quoted(str(source), 200)} does not say how images are preprocessed; use weights that 'residuum train' "
+            "or 'residuum convert' wrote, or a reference of a hub"
+        )
+    return model.preprocessing if settings.image_size is None else replace(
+        model.preprocessing, image_size=settings.image_size
+    )  # fmt: skip
+
+
+def chosen_split(catalog: Catalog, dataset: Dataset, wanted: SplitName) -> Subject:
+    """The split that is asked for; raises `DataError` where the data has none."""
+    there = {"test": dataset.test, "val": dataset.val, "train": dataset.train}
+    name = next(n for n, split in there.items() if split is not None) if wanted == "auto" else wanted
+    split = there[name]
+    if split is None:
+        have = ", ".join(n for n, s in there.items() if s is not None)
+        raise DataError(f"{quoted(catalog.name, 200)} has no {name} split; it has {have}")
+    return Subject(name, dataset.classes, split)
+
+
+def relabelled(subject: Subject, classes: tuple[str, ...]) -> torch.Tensor:
+    """The network's label of each class of the data, found by name; int64 (classes of the data,).
+
+    Folders named by WordNet ids are matched to ImageNet's 1,000 classes where timm, which knows the ids, is installed.
+    Raises `DataError` where a class is not the network's.
+    """
+    place = {name: i for i, name in enumerate(classes)}
+    missing = [name for name in subject.classes if name not in place]
+    if not missing:
+        return torch.tensor([place[name] for name in subject.classes])
+    synsets = _synsets() if len(classes) == 1000 else {}
+    if all(name in synsets for name in subject.classes):
+        return torch.tensor([synsets[name] for name in subject.classes])
+    shown = ", ".join(quoted(name, 40) for name in missing[:3]) + (", ..." if len(missing) > 3 else "")
+    raise DataError(
+        f"the network knows no class {shown}{nearest(missing[0], classes)}; name the class folders as its classes, "
+        f"of which {quoted(classes[0], 40)} is the first of {len(classes)}"
+    )
+
+
+def _synsets() -> dict[str, int]:
+    """WordNet id of each of ImageNet's classes to its label, as far as that is known here."""
+    try:
+        from timm.data import imagenet_info
+    except ImportError:
+        return {}
+    names: list[str] = imagenet_info.ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
+    return {name: i for i, name in enumerate(names)}

@@ -1,0 +1,180 @@
+"""What a network says of each image of a labelled split, whichever processes looked at them."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from residuum.data.sources import Split, evaluation_transform, normalise, read_image
+from residuum.errors import DataError, quoted
+from residuum.evaluation.counts import Floats, Integers
+from residuum.preprocessing import Preprocessing
+
+Logits = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Of N images, in the order of the split; `source` and `data` name the network and the set, `about` says how.
+
+    `probabilities` are (N, classes), `losses` each image's cross-entropy in nats.
+    """
+
+    source: str
+    data: str
+    about: str
+    classes: tuple[str, ...]
+    images: tuple[str, ...]
+    labels: Integers
+    probabilities: Floats
+    losses: Floats
+    skipped: tuple[str, ...] = ()  # why each image that could not be decoded was left out
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each image is predicted right."""
+        right: NDArray[np.bool_] = self.probabilities.argmax(1) == self.labels
+        return right
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one process found: the places of its images in the split, their logits in float64, and what it skipped."""
+
+    places: Integers
+    logits: Floats
+    skipped: tuple[str, ...]
+
+
+def names(split: Split) -> tuple[str, ...]:
+    """A name for each image: its path, or its number where images are in memory."""
+    return tuple(map(str, range(len(split)))) if isinstance(split.images, Tensor) else split.images
+
+
+def look(
+    logits: Logits,
+    split: Split,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    device: torch.device,
+    mirrored: bool = False,
+    skip_bad_images: bool = False,
+    rank: int = 0,
+    world: int = 1,
+    count: Callable[[int], None] = lambda images: None,
+) -> Shard:
+    """The network's logits of images `rank`, `rank + world`, ... of a split, each once; raises `DataError`.
+
+    `mirrored` takes the mean of the probabilities of an image and its mirror image. `count` is told how many images
+    are done. No process waits for another here, so that shards of unlike length cannot hang.
+    """
+    places = list(range(rank, len(split), world))
+    found: list[Tensor] = []
+    seen: list[int] = []
+    skipped: list[str] = []
+    for chosen, pixels in _batches(split, preprocessing, places, batch_size, skipped, skip_bad_images):
+        images = normalise(pixels.to(device), preprocessing).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            out = logits(images).double()
+            if mirrored:
+                both = out.softmax(1), logits(images.flip(3)).double().softmax(1)
+                out = ((both[0] + both[1]) / 2).log()
+        found.append(out.cpu())
+        seen += chosen
+        count(len(chosen))
+    values = torch.cat(found).numpy() if found else np.zeros((0, 0))
+    return Shard(np.array(seen, np.int64), values, tuple(skipped))
+
+
+def _batches(
+    split: Split,
+    preprocessing: Preprocessing,
+    places: Sequence[int],
+    batch_size: int,
+    skipped: list[str],
+    skip_bad_images: bool,
+) -> Iterator[tuple[list[int], Tensor]]:
+    """The images at some places, uint8 (N, C, H, W); files are read one batch ahead of the network."""
+    transform = evaluation_transform(preprocessing)
+    groups = [list(places[i : i + batch_size]) for i in range(0, len(places), batch_size)]
+    images = split.images
+    if isinstance(images, Tensor):
+        for group in groups:
+            pixels = images[group].permute(0, 3, 1, 2)
+            yield group, pixels if pixels.shape[2:] == preprocessing.image_size else transform(pixels)
+        return
+
+    def read(place: int) -> Tensor | DataError:
+        try:
+            return transform(read_image(images[place], preprocessing.channels))
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as readers:
+        waiting = [readers.submit(read, place) for group in groups[:1] for place in group]
+        for number, group in enumerate(groups):
+            ahead = groups[number + 1] if number + 1 < len(groups) else []
+            following = [readers.submit(read, place) for place in ahead]
+            results = [job.result() for job in waiting]
+            waiting = following
+            bad = [str(r) for r in results if isinstance(r, DataError)]
+            if bad and not skip_bad_images:
+                readers.shutdown(wait=False, cancel_futures=True)
+                raise DataError(f"{bad[0]}; remove or mend it, or evaluate without it by --skip-bad-images")
+            skipped += bad
+            good = [(place, r) for place, r in zip(group, results, strict=True) if isinstance(r, Tensor)]
+            if good:
+                yield [place for place, _ in good], torch.stack([r for _, r in good])
+
+
+def joined(
+    shards: Sequence[Shard], split: Split, classes: tuple[str, ...], *, source: str, data: str, about: str
+) -> Predictions:
+    """The predictions of all processes in the order of the split; raises `DataError` where nothing is left."""
+    places = np.concatenate([shard.places for shard in shards])
+    skipped = tuple(sorted(why for shard in shards for why in shard.skipped))
+    if not len(places):
+        raise DataError(f"no image of {quoted(data, 200)} can be decoded, first: {skipped[0] if skipped else 'none'}")
+    logits = torch.from_numpy(np.concatenate([shard.logits for shard in shards if len(shard.places)]))
+    order = np.argsort(places, kind="stable")
+    labels = split.labels[torch.from_numpy(places[order])]
+    logits = logits[torch.from_numpy(order)]
+    if not logits.isfinite().all():
+        raise DataError(f"{source} gives NaN or infinity on {quoted(data, 200)}; its figures would mean nothing")
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    every = names(split)
+    return Predictions(
+        source, data, about, classes, tuple(every[i] for i in places[order]), labels.numpy(),
+        logits.softmax(1).numpy(), losses.numpy(), skipped,
+    )  # fmt: skip
+
+
+@contextmanager
+def processes() -> Iterator[tuple[int, int]]:
+    """The rank of this process and how many there are: under `torchrun` they join within the block; else 0 and 1."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1 or torch.distributed.is_initialized():
+        yield (torch.distributed.get_rank(), torch.distributed.get_world_size()) if world > 1 else (0, 1)
+        return
+    torch.distributed.init_process_group("gloo")  # numbers of whole images travel, not tensors of a network
+    try:
+        yield torch.distributed.get_rank(), world
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def gathered(shard: Shard, world: int) -> list[Shard]:
+    """The shards of all processes, in each of them."""
+    if world == 1:
+        return [shard]
+    shards: list[Shard] = [shard] * world
+    torch.distributed.all_gather_object(shards, shard)
+    return shards

@@ -1,0 +1,1 @@
+"""What reports share: tables, charts, and the one page that holds them."""

@@ -1,0 +1,132 @@
+"""What a run would take, from a few steps of it that are timed and thrown away. Nothing is written."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from residuum.data.catalog import Catalog, scan
+from residuum.devices import choose_precision, now, pick_device
+from residuum.memory.planner import Planner, Speed
+from residuum.train.execution import Execution
+from residuum.train.loggers import Callback
+from residuum.train.loop import step
+from residuum.train.optim import learning_rate, state_kept
+from residuum.train.recipe import Recipe, check_fit
+from residuum.train.schedules import steps_of
+from residuum.train.session import Job, generators_kept, prepare
+from residuum.train.step import forward
+
+STEPS = 20  # timed at most
+WARM_UP = 2  # steps before, which also fill caches
+SECONDS = 3.0  # after which no other is begun
+_ANY = Speed(1e12, 1e11)  # bytes do not depend on it
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run is expected to take: seconds with evaluation and reading of images, bytes of a step's tensors."""
+
+    recipe: Recipe
+    train_images: int
+    val_images: int
+    steps: int  # of an epoch
+    step_seconds: float
+    seconds: float
+    memory: int
+    computing: str
+
+    def rates(self, points: int = 5) -> tuple[tuple[int, float], ...]:
+        """Steps, counted from 1, and their learning rates: the first, the highest, the last, and some on the way."""
+        total, recipe = self.recipe.epochs * self.steps, self.recipe
+        peak = max(steps_of(recipe.schedule.warmup, total, recipe.epochs) - 1, 0)
+        places = {round(i * (total - 1) / (points - 1)) for i in range(points)} | {peak}
+        return tuple((place + 1, learning_rate(place, recipe, self.steps)) for place in sorted(places))
+
+
+def estimate(
+    recipe: Recipe,
+    execution: Execution | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    catalog: Catalog | None = None,
+) -> Estimate:
+    """Expected steps, seconds and bytes of a run: its first steps are taken on its own data, and forgotten.
+
+    Raises `ResiduumError` where the run could not begin either.
+    """
+    execution = execution or Execution()
+    device = pick_device(execution.device)
+    catalog = catalog or scan(recipe.data.path)
+    check_fit(recipe, catalog)
+    precision, why = choose_precision(recipe.precision, device)
+    recipe = recipe.replace(precision=precision)
+    with generators_kept(device):
+        job = prepare(recipe, execution, catalog, device, callbacks)
+        memory = job.plan.peak if job.plan is not None else _memory(job)
+        steps, step_seconds = len(job.train), _step_seconds(job)
+        val = job.dataset.val
+        epoch = steps * step_seconds + (len(job.val) * _val_seconds(job) if job.val is not None else 0.0)
+    return Estimate(
+        recipe,
+        len(job.dataset.train.labels),
+        len(val.labels) if val is not None else 0,
+        steps,
+        step_seconds,
+        recipe.epochs * epoch,
+        memory,
+        f"{device}, {precision} ({why})",
+    )
+
+
+def _batches(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
+    for epoch in itertools.count():
+        yield from job.train.epoch(epoch)
+
+
+def _step_seconds(job: Job) -> float:
+    """Of a step and of what its images take to come."""
+    state, steps = job.state, len(job.train)
+    state.network.train()
+    begin = now(state.device)
+    for count, (images, labels) in enumerate(_batches(job), 1):
+        state.progress.step %= steps
+        step(state, state.network, job.recipe, images, labels, steps)
+        seconds = now(state.device) - begin
+        if count == WARM_UP:
+            begin = now(state.device)
+        elif count > WARM_UP and (count == WARM_UP + STEPS or seconds > SECONDS):
+            return seconds / (count - WARM_UP)
+    raise AssertionError("epochs go on for ever")
+
+
+@torch.inference_mode()
+def _val_seconds(job: Job) -> float:
+    """Of a batch of evaluation."""
+    assert job.val is not None
+    network, device = job.state.result, job.state.device
+    network.eval()
+    begin = now(device)
+    for count, (images, labels) in enumerate(job.val.epoch(0), 1):
+        forward(network, images, labels, bf16=job.recipe.precision == "bf16")
+        if count == STEPS or now(device) - begin > SECONDS:
+            break
+    return (now(device) - begin) / count
+
+
+def _memory(job: Job) -> int:
+    """Bytes of a step that recomputes nothing: parameters, gradients, optimizer, average, images and activations."""
+    recipe, network = job.recipe, job.state.network
+    planner = Planner(
+        network,
+        image_size=recipe.augment.image_size or job.dataset.preprocessing.image_size,
+        dtype=torch.bfloat16 if recipe.precision == "bf16" else None,
+        optimizer=state_kept(recipe.optimizer),
+        speed=_ANY,
+    )
+    average = 0
+    if job.state.average is not None:
+        average = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
+    return planner.uniform(recipe.batch_size, "none").peak + average

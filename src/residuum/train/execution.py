@@ -1,0 +1,53 @@
+"""How a run is carried out: what may differ from one machine to the next and does not change the outcome. No torch."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from residuum.errors import ConfigError, quoted
+from residuum.files import cache_folder
+from residuum.units import parse_size
+from residuum.validation import AtLeast, Within, check, parse_toml, refuse_unknown, toml_lines
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and with what a run is trained. A run that is resumed may have another one. Raises `ConfigError`."""
+
+    # cpu, cuda, cuda:1, mps, ...; auto is the accelerator if there is one
+    device: str = "auto"
+    # number of processes that read image files
+    workers: Annotated[int, AtLeast(0)] = 2
+    # budget such as 4GB that a step is made to fit by activation checkpointing; auto is what is free
+    memory: str | None = None
+    # folder for datasets that are downloaded; RESIDUUM_CACHE, or else ~/.cache/residuum, where left out
+    cache: str | None = None
+    # seconds between saves of the state within an epoch; it is saved after each epoch too
+    save_every: Annotated[float, Within("(0, 1e9]")] = 600.0
+    # look at the test split once, after the last epoch
+    test: bool = True
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.memory not in (None, "auto"):
+            parse_size(self.memory)
+
+    @property
+    def cache_folder(self) -> Path:
+        """The folder of the cache, which need not be there yet; raises `ConfigError` for a `~name` without a home."""
+        try:
+            return cache_folder() if self.cache is None else Path(self.cache).expanduser()
+        except RuntimeError:
+            raise ConfigError(f"cache is {quoted(self.cache)}; it must be a folder, and that user has none") from None
+
+    def to_toml(self) -> str:
+        """One line per field, without those that are None."""
+        return toml_lines({name: value for name, value in dataclasses.asdict(self).items() if value is not None})
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """The inverse of `to_toml`; raises `ConfigError`."""
+        values: dict[str, Any] = parse_toml(text)
+        refuse_unknown(values, (f.name for f in dataclasses.fields(cls)), "field of an execution")
+        return cls(**values)

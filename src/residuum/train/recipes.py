@@ -1,0 +1,175 @@
+"""Published recipes by name: what they say as fields of a recipe, what they reached, where that is written. No torch.
+
+A named recipe holds a part of a recipe, as a recipe file does: what it leaves out, the data decides. `differs` says
+where ours still departs from what was published; `reproduced` is empty until a run of ours has shown the figure.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from residuum.errors import ConfigError, nearest, quoted
+from residuum.validation import toml_lines
+
+
+@dataclass(frozen=True)
+class NamedRecipe:
+    """A recipe of a paper or library. `fields` go by dotted name, with `model.preset` among them."""
+
+    title: str
+    data: str
+    fields: Mapping[str, Any]
+    source: str
+    # preset to published top-1 accuracy in percent
+    top1: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    differs: tuple[str, ...] = ()
+    # run, seeds and hours that reached it here, or empty
+    reproduced: str = ""
+
+    def to_toml(self) -> str:
+        """The fields in tables, as a recipe file has them."""
+        tables: dict[str, Any] = {}
+        for name, value in self.fields.items():
+            section, _, inner = name.rpartition(".")
+            (tables.setdefault(section, {}) if section else tables)[inner] = value
+        flat = {name: value for name, value in tables.items() if not isinstance(value, dict)}
+        return toml_lines(flat | tables)  # a table would swallow what comes after it
+
+
+_PHOTOGRAPHS: dict[str, Any] = {"data.image_size": (224, 224), "augment.crop_scale": (0.08, 1.0), "augment.flip": True}
+
+_HE: dict[str, Any] = {
+    "model.zero_init_residual": False,
+    "optimizer.name": "sgd", "optimizer.lr": 0.1, "optimizer.momentum": 0.9, "optimizer.nesterov": False,
+    "optimizer.weight_decay": 1e-4, "optimizer.decay": "all",
+    "schedule.name": "step", "schedule.warmup": 0.0, "schedule.factor": 0.1,
+    "loss.name": "ce", "loss.label_smoothing": 0.0,
+}  # fmt: skip
+
+_RSB: dict[str, Any] = _PHOTOGRAPHS | {
+    "model.preset": "resnet50", "batch_size": 2048, "data.crop": 0.95, "data.interpolation": "bicubic",
+    "optimizer.name": "lamb", "optimizer.weight_decay": 0.02,
+    "schedule.name": "cosine", "schedule.warmup": 5.0, "schedule.min_lr": 1e-6,
+    "loss.name": "bce", "loss.label_smoothing": 0.0, "loss.threshold": 0.2,
+    "mixing.mixup": 0.1, "mixing.cutmix": 1.0,
+}  # fmt: skip
+_RSB_LONG: dict[str, Any] = _RSB | {
+    "model.stochastic_depth": 0.05, "optimizer.lr": 5e-3, "augment.policy": "rand:2:21", "augment.repeats": 3,
+}  # fmt: skip
+_RSB_SOURCE = "2110.00476 and timm's weights"
+_RSB_DIFFERS = (
+    "timm's RandAugment has other operations and draws magnitudes around 7 of 10 (6 for A3); here 21 (18) of 30",
+)
+
+RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
+    {
+        "he2015": NamedRecipe(
+            title="He et al. on ImageNet, as torchvision's first weights were trained",
+            data="ImageNet-1k",
+            fields=_HE
+            | _PHOTOGRAPHS
+            | {"model.preset": "resnet50", "epochs": 90, "batch_size": 256, "schedule.milestones": (30.0, 60.0)},
+            source="1512.03385; torchvision's IMAGENET1K_V1",
+            top1={"resnet18": 69.758, "resnet34": 73.314, "resnet50": 76.130, "resnet101": 77.374, "resnet152": 78.312},
+        ),
+        "he2015-cifar": NamedRecipe(
+            title="He et al. on CIFAR-10: 64,000 steps on 45,000 images",
+            data="CIFAR-10",
+            fields=_HE
+            | {"model.preset": "cifar_resnet20", "epochs": 182, "batch_size": 128, "schedule.milestones": (0.5, 0.75)}
+            | {"augment.pad": 4, "augment.flip": True},
+            source="1512.03385, section 4.2 and table 6",
+            top1={
+                "cifar_resnet20": 91.25,
+                "cifar_resnet32": 92.49,
+                "cifar_resnet44": 92.83,
+                "cifar_resnet56": 93.03,
+                "cifar_resnet110": 93.57,
+            },
+            differs=("110 layers began with 400 steps at a rate of 0.01",),
+        ),
+        "tv2": NamedRecipe(
+            title="torchvision's second weights",
+            data="ImageNet-1k",
+            fields=_PHOTOGRAPHS
+            | {
+                "model.preset": "resnet50",
+                "model.zero_init_residual": False,
+                "epochs": 600,
+                "batch_size": 1024,
+                "data.crop": 0.9655,
+                "augment.image_size": (176, 176),
+                "augment.policy": "trivial",
+                "augment.erase": 0.1,
+                "augment.repeats": 4,
+                "optimizer.name": "sgd",
+                "optimizer.lr": 0.5,
+                "optimizer.momentum": 0.9,
+                "optimizer.nesterov": False,
+                "optimizer.weight_decay": 2e-5,
+                "schedule.name": "cosine",
+                "schedule.warmup": 5.0,
+                "schedule.warmup_start": 0.01,
+                "loss.name": "ce",
+                "loss.label_smoothing": 0.1,
+                "mixing.mixup": 0.2,
+                "mixing.cutmix": 1.0,
+                "average.window": 0.0391,
+            },
+            source="torchvision's blog on its training primitives; IMAGENET1K_V2",
+            top1={
+                "resnet50": 80.858,
+                "resnet101": 81.886,
+                "resnet152": 82.284,
+                "resnext50_32x4d": 81.198,
+                "wide_resnet50_2": 81.602,
+            },
+            differs=("torchvision's rate moves once an epoch and its average every 32 steps; here every step",),
+        ),
+        "rsb-a1": NamedRecipe(
+            title="ResNet strikes back, procedure A1",
+            data="ImageNet-1k",
+            fields=_RSB_LONG
+            | {
+                "epochs": 600,
+                "optimizer.weight_decay": 0.01,
+                "loss.label_smoothing": 0.1,
+                "mixing.mixup": 0.2,
+            },
+            source=_RSB_SOURCE,
+            top1={"resnet50": 80.4},
+            differs=(*_RSB_DIFFERS, "targets are smoothed after the threshold, not before it"),
+        ),
+        "rsb-a2": NamedRecipe(
+            title="ResNet strikes back, procedure A2",
+            data="ImageNet-1k",
+            fields=_RSB_LONG | {"epochs": 300},
+            source=_RSB_SOURCE,
+            top1={"resnet50": 79.828},
+            differs=_RSB_DIFFERS,
+        ),
+        "rsb-a3": NamedRecipe(
+            title="ResNet strikes back, procedure A3",
+            data="ImageNet-1k",
+            fields=_RSB
+            | {
+                "epochs": 100,
+                "optimizer.lr": 8e-3,
+                "augment.policy": "rand:2:18",
+                "augment.image_size": (160, 160),
+            },
+            source=_RSB_SOURCE,
+            top1={"resnet50": 78.052},
+            differs=_RSB_DIFFERS,
+        ),
+    }
+)
+
+
+def named_recipe(name: str) -> NamedRecipe:
+    """The recipe of that name; raises `ConfigError` with the nearest ones where there is none."""
+    if name not in RECIPES:
+        hint = nearest(str(name), RECIPES) or f"; there are {', '.join(RECIPES)}"
+        raise ConfigError(f"{quoted(name)} is neither a named recipe nor a recipe file{hint}")
+    return RECIPES[name]

@@ -1,0 +1,389 @@
+"""From a recipe to a trained network in a run folder: data, device, network and loop put together."""
+
+import contextlib
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from residuum.config import ResNetConfig
+from residuum.data.catalog import Catalog, scan
+from residuum.data.loaders import Loader, make_loader
+from residuum.data.sources import Dataset, Split, open_dataset
+from residuum.devices import DTYPES, choose_precision, free_memory, held_memory, pick_device, set_up
+from residuum.errors import ConfigError, DataError, RunError, WeightsError, quoted
+from residuum.memory.in_place import choose_in_place
+from residuum.memory.planner import Plan, Planner
+from residuum.nn.resnet import ResNet
+from residuum.train.execution import Execution
+from residuum.train.loggers import Beginning, Callback, ConsoleLogger
+from residuum.train.loop import look_at, train_epochs
+from residuum.train.optim import make_average, make_optimizer, state_kept
+from residuum.train.recipe import Recipe, check_fit, differences
+from residuum.train.run import DataRecord, Run, free_folder, refuse_existing
+from residuum.train.state import State
+from residuum.units import parse_size, show_size
+from residuum.weights.files import write_ours
+
+# Fields of the recipe that may change when a run is resumed: where the same files lie, and whether one that cannot be
+# decoded ends the run.
+MAY_CHANGE = ("data.path", "data.skip_bad_images")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended: its folder, a row of numbers for each epoch, seconds in all, the signal that ended it early."""
+
+    path: Path
+    history: tuple[dict[str, Any], ...]
+    seconds: float
+    stopped_by: int | None = None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The last epoch's row: losses, and accuracies from 0 to 1, of train, val and in the end test."""
+        return self.history[-1] if self.history else {}
+
+
+def fit(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    execution: Execution | None = None,
+    callbacks: Sequence[Callback] | None = None,
+    catalog: Catalog | None = None,
+) -> Result:
+    """Train anew into the folder `out`, `runs/DATA-N` where left out; without `callbacks` it tells the console.
+
+    Nothing is written before data, device and network are found to be right. Ctrl-C and SIGTERM end it at the next step
+    with everything saved. A `catalog` of the recipe's data that is at hand saves scanning it again. Raises
+    `ResiduumError`.
+    """
+    execution = execution or Execution()
+    callbacks = (ConsoleLogger(),) if callbacks is None else callbacks
+    device = pick_device(execution.device)
+    path = Path(out) if out is not None else free_folder(Path("runs"), recipe.data.path)
+    refuse_existing(path)
+    catalog = catalog or scan(recipe.data.path)
+    check_fit(recipe, catalog)
+    precision, why = choose_precision(recipe.precision, device)
+    recipe = recipe.replace({"data.path": _absolute(catalog), "precision": precision})
+    with generators_kept(device):
+        job = prepare(recipe, execution, catalog, device, callbacks)
+        run = Run.create(path, recipe, execution, DataRecord.of(catalog))
+        _begin(job, run, why, callbacks)
+        progress = job.state.progress
+        try:
+            _save(job, run)
+            return _train(job, run, callbacks)
+        except (DataError, RunError, WeightsError):
+            if not (progress.epoch or progress.step):  # an image or a disk that is bad from the start leaves nothing
+                run.remove()
+            raise
+
+
+def resume(
+    path: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    execution: Execution | None = None,
+    callbacks: Sequence[Callback] | None = None,
+) -> Result:
+    """Go on with a run where its state was saved; it ends with the weights that it would have had without the stop.
+
+    `execution` is the run's own where left out. A `recipe` may differ from the run's in `MAY_CHANGE`; any other
+    difference, and data that has changed since, raise `RunError`.
+    """
+    run = Run(Path(path))
+    callbacks = (ConsoleLogger(),) if callbacks is None else callbacks
+    saved, own_execution, record = run.read()
+    recipe = recipe or saved
+    _refuse_changes(saved, recipe)
+    execution = execution or own_execution
+    device = pick_device(execution.device)
+    catalog = scan(recipe.data.path)
+    changed = record.changed(DataRecord.of(catalog))
+    if changed is not None:
+        raise RunError(
+            f"the run cannot go on, as {quoted(recipe.data.path)} is not what it was: {changed}; put it back, or train "
+            "anew"
+        )
+    recipe = recipe.replace({"data.path": _absolute(catalog)})
+    why = _precision_here(recipe, device)
+    values, fallen_back = run.load_state()
+    with generators_kept(device):
+        if fallen_back is not None:
+            _say(callbacks, "state", fallen_back)
+        job = prepare(recipe, execution, catalog, device, callbacks)
+        job.state.restore(values)
+        progress = job.state.progress
+        if len(progress.losses) != len(job.train):
+            raise RunError(
+                f"the run had {len(progress.losses)} steps an epoch and has {len(job.train)} now: images that can be "
+                "decoded have come or gone; put the data back, or train anew"
+            )
+        if progress.epoch >= recipe.epochs and not _owes_test(job):
+            raise RunError(
+                f"{quoted(str(run.path))} is complete: all {recipe.epochs} epochs are done, there is nothing to resume"
+            )
+        run.write_recipe(recipe, execution)
+        _begin(job, run, why, callbacks)
+        return _train(job, run, callbacks)
+
+
+def _refuse_changes(saved: Recipe, recipe: Recipe) -> None:
+    """Raise `RunError` where a recipe differs from that of the run in what decides its outcome."""
+    changes = {name: pair for name, pair in differences(saved, recipe).items() if name not in MAY_CHANGE}
+    if changes:
+        words = [f"{name} is {quoted(old)} there and {quoted(new)} here" for name, (old, new) in changes.items()]
+        more = f", and {len(words) - 3} more" if len(words) > 3 else ""
+        raise RunError(f"a run goes on with its own recipe: {', '.join(words[:3])}{more}; leave that out")
+
+
+def _precision_here(recipe: Recipe, device: torch.device) -> str:
+    """How the run's precision sits with this device, in words; raises `DeviceError` where it cannot be had."""
+    precision, _ = choose_precision(recipe.precision, device)
+    usual, why = choose_precision("auto", device)
+    return "as before" if precision == usual else f"as before, though {usual} would be chosen here: {why}"
+
+
+def _absolute(catalog: Catalog) -> str:
+    """The data as a recipe names it, whatever the working directory."""
+    return str(Path(catalog.name).expanduser().absolute()) if any(catalog.files.values()) else catalog.name
+
+
+def _say(callbacks: Sequence[Callback], topic: str, text: str) -> None:
+    for callback in callbacks:
+        callback.say(topic, text)
+
+
+@contextmanager
+def generators_kept(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn inside, the caller's random numbers go on as if nothing had been."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+# -- what a run consists of --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run's parts on the device, ready for the loop."""
+
+    recipe: Recipe
+    execution: Execution
+    dataset: Dataset
+    state: State
+    train: Loader
+    val: Loader | None
+    plan: Plan | None
+
+    def loader(self, split: Split) -> Loader:
+        """All images of a split in order, for evaluation."""
+        return _loader(self.recipe, self.execution, self.dataset, split, self.state.device, train=False)
+
+
+def prepare(
+    recipe: Recipe, execution: Execution, catalog: Catalog, device: torch.device, callbacks: Sequence[Callback]
+) -> Job:
+    """Read the data and build the network, as `recipe`, whose precision is chosen, and `execution` say."""
+    set_up(device)
+    _say(callbacks, "reading", f"{recipe.data.path}, {len(catalog.classes)} classes")
+    for reason, count in catalog.left_out.items():
+        _say(callbacks, "left out", f"{count:,} {reason}")
+    dataset = open_dataset(
+        catalog,
+        recipe.data,
+        channels=recipe.model.in_channels,
+        cache=execution.cache_folder,
+        say=lambda text: _say(callbacks, "reading", text),
+    )
+    torch.manual_seed(recipe.seed)
+    network = make_network(recipe.model, device, recipe.precision)
+    network.classes, network.preprocessing = dataset.classes, dataset.preprocessing
+    make = partial(_loader, recipe, execution, dataset, device=device)
+    train = make(dataset.train, train=True)
+    val = make(dataset.val, train=False) if dataset.val is not None else None
+    average = make_average(network, recipe.average, recipe.epochs * len(train))
+    plan = _plan(network, recipe, execution, device) if execution.memory is not None else None
+    state = State(network, make_optimizer(network, recipe.optimizer), average)
+    state.progress.begin_epoch(len(train), device)
+    return Job(recipe, execution, dataset, state, train, val, plan)
+
+
+def make_network(config: ResNetConfig, device: torch.device, precision: str) -> ResNet:
+    """A new network as it trains fastest on a device, in training mode; its weights are of torch's generator."""
+    network = ResNet(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    choose_in_place(network, device, DTYPES[precision])
+    return network.train()  # type: ignore[no-any-return]
+
+
+def _loader(
+    recipe: Recipe, execution: Execution, dataset: Dataset, split: Split, device: torch.device, *, train: bool
+) -> Loader:
+    return make_loader(
+        split,
+        dataset.preprocessing,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        train=train,
+        augmentation=recipe.augment,
+        device=device,
+        workers=execution.workers,
+        skip_bad_images=recipe.data.skip_bad_images,
+    )
+
+
+def _plan(network: ResNet, recipe: Recipe, execution: Execution, device: torch.device) -> Plan:
+    """Recompute what it takes to stay within the budget, of which this process holds a part already."""
+    assert execution.memory is not None
+    assert network.preprocessing is not None
+    budget = free_memory(device) if execution.memory == "auto" else parse_size(execution.memory)
+    own = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
+    held = max(held_memory(device) - own, 0)
+    planner = Planner(
+        network,
+        image_size=recipe.augment.image_size or network.preprocessing.image_size,
+        dtype=torch.bfloat16 if recipe.precision == "bf16" else None,
+        optimizer=state_kept(recipe.optimizer),
+        device=device,
+    )
+    least = planner.least(recipe.batch_size)
+    if least > budget - held:
+        raise ConfigError(
+            f"a batch of {recipe.batch_size} does not fit {show_size(budget)}: {show_size(held)} are taken before "
+            f"the first step, and recomputing the most takes {show_size(least)} more; "
+            f"give {show_size(least + held, enough=True)} or a smaller --batch-size"
+        )
+    plan = planner.plan(recipe.batch_size, budget - held)
+    plan.apply(network)
+    return plan
+
+
+def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
+    """Tell the callbacks what will be trained on what, and how."""
+    recipe, dataset, state = job.recipe, job.dataset, job.state
+    height, width = dataset.preprocessing.image_size
+    splits = [("train", dataset.train), ("val", dataset.val), ("test", dataset.test)]
+    counts = ", ".join(f"{len(split.labels):,} {name}" for name, split in splits if split is not None)
+    lines = {
+        "data": f"{recipe.data.path}: {counts} images, {len(dataset.classes)} classes, {height}x{width}",
+        "network": f"depth {recipe.model.depth}, {sum(p.numel() for p in state.network.parameters()):,} parameters",
+        "computing": f"{state.device}, {recipe.precision} ({why})",
+    }
+    if job.plan is not None:
+        lines["memory"] = (
+            f"a step's tensors take {show_size(job.plan.peak)} of {job.execution.memory}, "
+            f"a step {job.plan.slowdown:.2f} times as long (predicted)"
+        )
+    if job.train.left_out_per_epoch:
+        lines["batches"] = full_batches(len(dataset.train.labels), recipe.batch_size, job.train.left_out_per_epoch)
+    lines["run"] = str(run.path)
+    progress = state.progress
+    for callback in callbacks:
+        for image in dataset.skipped:
+            callback.say("left out", image)
+        callback.begin(Beginning(recipe.epochs, len(job.train), progress.epoch, progress.step, lines))
+
+
+def full_batches(images: int, batch_size: int, left_out: int) -> str:
+    """A sentence about the images that full batches leave out of each epoch, and what would leave out fewer."""
+    near = range(max(2, batch_size * 3 // 4), min(images, batch_size * 5 // 4) + 1)
+    better = min(near, key=lambda size: (images % size, abs(size - batch_size)), default=batch_size)
+    share = f"{left_out:,} of {images:,} train images ({left_out / images:.0%})"
+    text = f"{share} are left out of each epoch, others each time"
+    return f"{text}; --batch-size {better} leaves out {images % better:,}" if images % better < left_out else text
+
+
+# -- training and its end ----------------------------------------------------------------------------------------------
+
+
+class Stop:
+    """Whether a signal to end has come. The first is kept until the step is over; a second acts at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Catch Ctrl-C and what systems send to end a process within the block; in the main thread alone."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.signal = number
+            signal.signal(number, before[number])
+
+        before: dict[int, Any] = {}
+        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # the last is Windows's; not every system has each
+            number = getattr(signal, name, None)
+            if number is not None:
+                with contextlib.suppress(ValueError, OSError):  # not the main thread
+                    before[number] = signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _train(job: Job, run: Run, callbacks: Sequence[Callback]) -> Result:
+    """Train to the end or to a signal, look at the test split once, draw the curves."""
+    stop, progress, recipe = Stop(), job.state.progress, job.recipe
+    try:
+        with stop.listening():
+            train_epochs(
+                job.state,
+                job.state.network,
+                recipe,
+                job.train,
+                job.val,
+                callbacks=callbacks,
+                save=partial(_save, job, run),
+                save_every=job.execution.save_every,
+                stopped=lambda: stop.signal is not None,
+            )
+            skipped = job.train.skipped | (job.val.skipped if job.val is not None else set())
+            if progress.epoch == recipe.epochs and stop.signal is None and _owes_test(job):
+                assert job.dataset.test is not None
+                loader = job.loader(job.dataset.test)
+                found = look_at(job.state.result, loader, "test", recipe, callbacks)
+                progress.history[-1] |= {"test_loss": found.loss, "test_accuracy": found.accuracy}
+                skipped |= loader.skipped
+                _save(job, run)
+    except DataError:
+        if progress.epoch or progress.step:
+            place = f"epoch {progress.epoch + 1}, step {progress.step}"
+            _say(
+                callbacks, "saved", f"up to {place}; go on with:  residuum train --resume {run.path} --skip-bad-images"
+            )
+        raise
+    finally:
+        for callback in callbacks:
+            callback.end()
+    run.draw_curves(progress.history)
+    for image in sorted(skipped):
+        _say(callbacks, "left out", image)
+    complete = progress.epoch == recipe.epochs and not _owes_test(job)
+    return Result(run.path, tuple(progress.history), progress.seconds, None if complete else stop.signal)
+
+
+def _owes_test(job: Job) -> bool:
+    """Whether the test split is still to be looked at when all epochs are done."""
+    return job.execution.test and job.dataset.test is not None and "test_loss" not in job.state.progress.history[-1]
+
+
+def _save(job: Job, run: Run) -> None:
+    """The state last: a run whose state says an epoch is done has that epoch's weights and metrics on disk."""
+    state, dataset = job.state, job.dataset
+    # Without the check of `residuum.save` that a network is what its config says: it was made of it above.
+    tensors = state.result.state_dict()
+    write_ours(tensors, job.recipe.model, run.weights, dataset.classes, dataset.preprocessing, {})
+    if state.progress.history:
+        run.save_metrics(state.progress.history)
+    run.save_state(state.to_dict())

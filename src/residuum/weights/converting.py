@@ -1,0 +1,141 @@
+"""From file to file, in the layouts of other libraries; and a look into a file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from residuum.config import ResNetConfig
+from residuum.errors import WeightsError, quoted
+from residuum.files import write_text, write_whole
+from residuum.preprocessing import Preprocessing
+from residuum.weights.checkpoint import State, expected_state, finite, unlike
+from residuum.weights.detection import fitting_presets, infer_config
+from residuum.weights.files import fit_whole, read_checkpoint, write_ours
+from residuum.weights.layouts import LAYOUTS, check_layout, rename, to_theirs
+from residuum.weights.published import hugging_face_config, hugging_face_processor
+from residuum.weights.reading import shown
+
+TARGETS = ("residuum", "torchvision", "timm", "hf", "detectron2")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a weights file is: `presets` fit it, or the nearest does but for the fields in `differing`."""
+
+    layout: str
+    config: ResNetConfig
+    presets: tuple[str, ...]
+    differing: tuple[str, ...]
+    parameters: int
+    precisions: tuple[str, ...]
+    not_finite: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    preprocessing: Preprocessing | None
+    notes: tuple[str, ...]  # on how the network was found in the file, and what is wrong with it, in sentences
+
+
+def inspect(source: object, *, prefix: str | None = None) -> Inspection:
+    """Look into any source that `read_checkpoint` reads, without building its network; raises `WeightsError`."""
+    checkpoint = read_checkpoint(source, prefix=prefix)
+    presets, differing = fitting_presets(infer_config(checkpoint.tensors))
+    expected = expected_state(checkpoint.config, checkpoint.tensors, checkpoint.source)
+    names = rename(checkpoint.tensors, LAYOUTS[checkpoint.layout], expected)
+    ours = {new: checkpoint.tensors[old] for old, new in names.items()}
+    # Counters, which frozen norms do not have, and classifiers that are a 1x1 convolution are no fault.
+    expected = {name: value for name, value in expected.items() if name in ours or "num_batches" not in name}
+    ours = {
+        name: value.flatten(1) if name == "fc.weight" and value.ndim == 4 else value for name, value in ours.items()
+    }
+    wrong = unlike(ours, expected)
+    floating = {name: value for name, value in checkpoint.tensors.items() if value.is_floating_point()}
+    return Inspection(
+        checkpoint.layout,
+        checkpoint.config,
+        tuple(presets),
+        tuple(differing),
+        sum(value.numel() for name, value in floating.items() if "running_" not in name),
+        tuple(sorted({str(value.dtype).removeprefix("torch.") for value in floating.values()})),
+        tuple(name for name, value in floating.items() if not finite(value)),
+        checkpoint.classes,
+        checkpoint.preprocessing,
+        (*checkpoint.notes, *([f"this is no whole network of its config: {wrong}"] if wrong else [])),
+    )
+
+
+def convert(source: object, target: str | Path, to: str, *, prefix: str | None = None) -> ResNetConfig:
+    """Write the weights of a source in the layout of another library; gives the config that was found.
+
+    `to` is residuum, torchvision, timm, hf or detectron2. `target` ends in .safetensors, .pt or .pth; for hf it may be
+    a folder, which `from_pretrained` reads. Classes and preprocessing go along where the target can say them: into a
+    file of residuum, and into a folder for hf. Raises `WeightsError`.
+    """
+    target = Path(target)
+    if to not in TARGETS:
+        raise WeightsError(f"there is no layout {quoted(to)} to convert to; choose one of {', '.join(TARGETS)}")
+    folder = to == "hf" and target.suffix == ""
+    if not folder and target.suffix not in (".safetensors", ".pt", ".pth"):
+        raise WeightsError(f"{shown(target)} does not end in .safetensors, .pt or .pth; name the file so")
+    checkpoint = read_checkpoint(source, prefix=prefix)
+    config, where = checkpoint.config, checkpoint.source
+    ours = fit_whole(checkpoint.tensors, checkpoint.layout, config, where).state
+    for name in expected_state(config, checkpoint.tensors, where):
+        if name not in ours:  # a counter, which frozen norms do not have
+            ours[name] = torch.tensor(0)
+    classes, preprocessing = checkpoint.classes, checkpoint.preprocessing
+    classes = classes if len(classes or ()) == config.num_classes else None
+    preprocessing = preprocessing if preprocessing and preprocessing.channels == config.in_channels else None
+    if to == "residuum" and target.suffix == ".safetensors":
+        write_ours(ours, config, target, classes, preprocessing, {})
+        return config
+    state = in_layout(ours, config, to) if to != "residuum" else ours
+    if folder:
+        _start_folder(target)
+        target = _hugging_face_folder(target, config, classes, preprocessing)
+    if target.suffix == ".safetensors":
+        content = to_bytes({name: value.contiguous() for name, value in state.items()}, {"format": "pt"})
+        write_whole(target, lambda partial: partial.write_bytes(content), WeightsError)
+    else:
+        plain = {
+            name: value.detach().clone() for name, value in state.items()
+        }  # a view would be saved with all its file
+        write_whole(target, lambda partial: torch.save(plain, partial), WeightsError)
+    return config
+
+
+def _start_folder(target: Path) -> None:
+    try:
+        if target.exists():
+            raise WeightsError(f"{shown(target)} exists already; choose another folder")
+        target.mkdir(parents=True)
+    except OSError as error:
+        raise WeightsError(f"the folder {shown(target)} cannot be made: {error.strerror}; choose another") from None
+
+
+def _hugging_face_folder(
+    folder: Path, config: ResNetConfig, classes: tuple[str, ...] | None, preprocessing: Preprocessing | None
+) -> Path:
+    """Write what stands beside the weights, and give the path of these."""
+    beside = {"config.json": hugging_face_config(config, classes)}
+    if preprocessing is not None:
+        beside["preprocessor_config.json"] = hugging_face_processor(preprocessing)
+    for name, values in beside.items():
+        write_text(folder / name, json.dumps(values, indent=2) + "\n", WeightsError)
+    return folder / "model.safetensors"
+
+
+def in_layout(state: Mapping[str, Tensor], config: ResNetConfig, to: str) -> State:
+    """Our weights under the names of `to`; raises `WeightsError` where that library has no such network."""
+    to = "timm-v2" if to == "timm" and config.preact else to
+    check_layout(config, to)
+    layout = LAYOUTS[to]
+    named = {to_theirs(name, layout): value for name, value in state.items()}
+    if to == "timm-v2" and "head.fc.weight" in named:
+        named["head.fc.weight"] = named["head.fc.weight"][:, :, None, None]
+    if to == "detectron2":  # its frozen norms do not count
+        named = {name: value for name, value in named.items() if not name.endswith("num_batches_tracked")}
+    return named

@@ -1,0 +1,159 @@
+"""`residuum train`: what goes over what, what it refuses, what it prints."""
+
+import re
+
+import pytest
+from tests.train.runs import tiny
+
+from residuum import preset
+from residuum.cli import train
+from residuum.cli.line import build, read
+from residuum.train.recipe import NAMES, Recipe
+
+QUICK = ("--epochs", 1, "--model.width", 0.25, "--batch-size", 256, "--precision", "fp32")
+
+
+def recipe(*args):
+    line = read(train.Train, [str(arg) for arg in args], "residuum train")
+    return build(train.Train, train.defaults(line), line, "residuum train").recipe
+
+
+def test_the_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('epochs = 7\n[optimizer]\nlr = 0.01\n[model]\npreset = "cifar_resnet20"\nwidth = 0.5\n')
+    found = recipe("--recipe", path, "--lr", 0.02, "--model.dropout", 0.1)
+    assert (found.epochs, found.optimizer.lr, found.batch_size) == (7, 0.02, Recipe.default("digits").batch_size)
+    assert found.model == preset("cifar_resnet20").replace(width=0.5, dropout=0.1, in_channels=1)
+
+
+def test_a_preset_on_the_line_goes_over_the_files(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('[model]\npreset = "cifar_resnet20"\n')
+    assert recipe("--recipe", path, "--model", "cifar_resnet32").model.depths == (5, 5, 5)
+
+
+def test_a_recipe_files_data_decides_the_defaults(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('[data]\npath = "cifar10"\n')
+    assert recipe("--recipe", path) == Recipe.default("cifar10")
+
+
+SHORT = {
+    "--lr": ("optimizer.lr", 0.25), "--weight-decay": ("optimizer.weight_decay", 0.125),
+    "--label-smoothing": ("loss.label_smoothing", 0.5), "--epochs": ("epochs", 3), "--batch-size": ("batch_size", 9),
+    "--seed": ("seed", 4), "--precision": ("precision", "bf16"), "--data": ("data.path", "cifar10"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", SHORT)
+def test_short_and_dotted_names_are_the_same(flag):
+    name, value = SHORT[flag]
+    long = f"--{name.replace('_', '-')}"
+    found = recipe(flag, value)
+    assert found == recipe(long, value) == recipe(f"{flag}={value}")
+    assert found.to_dict()[name] == value
+
+
+def test_the_image_size_is_a_height_and_a_width(image_folder):
+    root = image_folder(side=80)
+    found = recipe("--data", root, "--image-size", 64, 32)
+    assert found.data.image_size == (64, 32)
+    assert found == recipe("--data", root, "--data.image-size", 64, 32)
+
+
+def test_help_names_every_field_and_answers_without_the_data(command):
+    result = command("train", "--data", "nowhere", "--help")
+    assert result.code == 0
+    for name in NAMES:
+        assert f"--{name.replace('_', '-')}" in result.out
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--lr 0", "--optimizer.lr is '0'; it must be a number in (0, 1000]"),
+        ("--average.window 2", "--average.window is '2'"),
+        ("--optimizer.lrr 2", "--optimizer.lr"),
+        ("--workers -1", "--workers is '-1'; it must be an integer of at least 0"),
+        ("--memory lots", "'lots' is not a size of memory"),
+        ("--model.num-classes 3", "model.num_classes is 3 but 'digits' has 10"),
+        ("--model.in-channels 3", "model.in_channels is 3 but digits has 1"),
+        ("--recipe none.toml", "'none.toml' cannot be read"),
+        ("--resume nowhere", "'nowhere' is not a run that can be resumed"),
+        ("--out here", "'here' exists already"),
+        ("--memory 1MB", "does not fit 1.00 MB"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_leave_nothing(refused, tmp_path, monkeypatch, line, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert says in refused("train", *line.split())
+    assert [p.name for p in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_dry_run_prints_what_would_be_and_writes_nothing(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = command("train", "--dry-run", *QUICK)
+    assert result.code == 0
+    assert not [*tmp_path.iterdir()]
+    for topic, pattern in {
+        "steps": r"\d+ an epoch, \d+ in all", "lr": r"0\.1 at step 1", "time": r"\d+ s in all, [\d.]+ ms a step",
+        "memory": r"[\d.]+ MB for a step's tensors", "computing": "cpu, fp32",
+    }.items():  # fmt: skip
+        assert re.search(rf"^{topic} +.*{pattern}", result.out, re.MULTILINE), topic
+    shown = result.out[result.out.index("epochs = ") : result.out.index("data       ")]
+    assert Recipe.from_toml(shown) == recipe(*QUICK)
+
+
+def test_a_run_that_was_stopped_goes_on_by_the_line_that_it_prints(command, stopped, tmp_path, monkeypatch):
+    import shutil
+
+    shutil.copytree(stopped.path, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    result = command("train", "--resume", "run", "--workers", 0, "--lr", tiny().optimizer.lr)
+    assert result.code == 0
+    assert re.search(r"val accuracy [\d.]+ %, test accuracy [\d.]+ % after 2 epochs", result.out)
+    assert "residuum predict run IMAGE" in result.out
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--lr 0.3 --epochs 9", "epochs is 2 there and 9 here, optimizer.lr is 0.1 there and 0.3 here"),
+        ("--model cifar_resnet20", "model.depths"),
+        ("--data cifar10", "is not what it was"),
+        ("--out other", "leave out --out"),
+        ("--precision bf16", "precision is 'fp32' there and 'bf16' here"),
+    ],
+)
+def test_a_resumed_run_keeps_its_recipe(refused, stopped, line, says):
+    assert says in refused("train", "--resume", stopped.path, *line.split())
+
+
+def test_a_stop_is_told_with_the_line_that_goes_on(command, tmp_path, monkeypatch):
+    from residuum.train import Result, session
+
+    monkeypatch.setattr(session, "fit", lambda *args, **more: Result(tmp_path / "run", (), 1.0, 15))
+    result = command("train", *QUICK)
+    assert result.code == 128 + 15
+    assert f"residuum train --resume {tmp_path / 'run'}" in result.out
+
+
+def test_the_data_is_looked_through_once(image_folder, monkeypatch, command, tmp_path):
+    from residuum.train import session
+
+    root, count = image_folder(side=16), 0
+
+    def scanning(plain):
+        def scan(path):
+            nonlocal count
+            count += 1
+            return plain(path)
+
+        return scan
+
+    for module in (train, session):
+        monkeypatch.setattr(module, "scan", scanning(module.scan))
+    monkeypatch.chdir(tmp_path)
+    assert command("train", "--data", root, *QUICK).code == 0
+    assert count == 1

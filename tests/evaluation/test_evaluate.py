@@ -1,0 +1,195 @@
+"""From files to figures: each image once whichever process looks at it, whoever's network, and what is written."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import residuum
+from residuum.data.settings import DataSettings
+from residuum.data.sources import Split
+from residuum.errors import DataError
+from residuum.evaluation.counts import count
+from residuum.evaluation.evaluate import How, Subject, evaluate, relabelled
+from residuum.evaluation.predictions import joined, look
+from residuum.preprocessing import Preprocessing
+
+CPU = torch.device("cpu")
+CLASSES = ("blue", "green", "red")
+NET = {"depths": (1, 1), "widths": (8, 8), "stem": "conv3", "stem_pool": "none", "stem_width": 8, "block": "basic"}
+
+
+@pytest.fixture(scope="module")
+def network():
+    """An untrained network of three classes that knows its preprocessing."""
+    torch.manual_seed(1)
+    model = residuum.ResNet(residuum.ResNetConfig(**NET, num_classes=3, zero_init_residual=False)).eval()
+    model.classes = CLASSES
+    model.preprocessing = Preprocessing(3, (16, 16), (0.4,) * 3, (0.3,) * 3, 0.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def weights(network, tmp_path_factory):
+    """The same as a file."""
+    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    residuum.save(network, path)
+    return path
+
+
+def painted(count, seed=0):
+    random = np.random.default_rng(seed)
+    images = torch.from_numpy(random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8))
+    return Split(images, torch.from_numpy(random.integers(0, 3, count)))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_hundred_and_one_images_count_the_same_on_any_number_of_processes(network, world):
+    split = painted(101)
+
+    def over(processes):
+        shards = [
+            look(network, split, network.preprocessing, batch_size=7, device=CPU, rank=r, world=processes)
+            for r in range(processes)
+        ]
+        found = joined(shards, split, CLASSES, source="net", data="made up", about="")
+        return found, count(CLASSES, found.labels, found.probabilities, found.losses)
+
+    (one, alone), (many, together) = over(1), over(world)
+    assert one.images == many.images == tuple(map(str, range(101)))
+    assert np.array_equal(alone.confusion, together.confusion)
+    assert alone.accuracy == together.accuracy
+    assert alone.top == together.top
+    assert alone.confusion.sum() == 101
+    assert np.allclose(one.probabilities, many.probabilities, rtol=0, atol=1e-6)
+
+
+def test_the_figures_are_those_of_the_plain_network(network):
+    split = painted(40)
+    found = joined(
+        [look(network, split, network.preprocessing, batch_size=16, device=CPU)],
+        split, CLASSES, source="net", data="made up", about="",
+    )  # fmt: skip
+    pixels = split.images.permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        logits = network((pixels - 0.4 * 255) / (0.3 * 255)).double()
+    assert np.allclose(found.probabilities, logits.softmax(1).numpy(), atol=1e-5)
+    assert found.losses.mean() == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, split.labels).item(), abs=1e-5
+    )
+    assert found.right.mean() == (logits.argmax(1) == split.labels).double().mean()
+
+
+def test_a_mirrored_view_takes_the_mean_of_both_probabilities(network):
+    split = painted(8)
+    shards = [
+        look(network, split, network.preprocessing, batch_size=8, device=CPU, mirrored=True),
+        look(network, split, network.preprocessing, batch_size=8, device=CPU),
+        look(network, Split(split.images.flip(2), split.labels), network.preprocessing, batch_size=8, device=CPU),
+    ]
+    both, plain, mirror = (torch.from_numpy(s.logits).softmax(1) for s in shards)
+    assert torch.allclose(both, (plain + mirror) / 2, atol=1e-6)
+
+
+def test_labels_go_by_name_and_a_class_that_is_not_known_is_refused():
+    split = painted(4)
+    assert relabelled(Subject("test", ("red", "blue"), split), CLASSES).tolist() == [2, 0]
+    with pytest.raises(DataError, match="'purple'"):
+        relabelled(Subject("test", ("red", "purple"), split), CLASSES)
+    with pytest.raises(DataError, match="knows no class 'a'"):
+        relabelled(Subject("test", ("a", "b", "c"), split), CLASSES)
+
+
+def test_wordnet_ids_are_imagenets_classes():
+    pytest.importorskip("timm")
+    names = tuple(map(str, range(1000)))
+    assert relabelled(Subject("test", ("n01440764", "n15075141"), painted(2)), names).tolist() == [0, 999]
+
+
+def test_a_folder_is_evaluated_with_the_weights_own_preprocessing(image_folder, weights, tmp_path):
+    root = image_folder(side=48)
+    found, subject, preprocessing = evaluate(weights, DataSettings(path=str(root)), How(batch_size=5), cache=tmp_path)
+    assert subject.name == "test"
+    assert len(found.labels) == 12
+    assert preprocessing.image_size == (16, 16)
+    assert "12 images of the test split at 16x16" in found.about
+
+
+def test_the_folder_of_an_evaluation_says_what_the_terminal_says(command, image_folder, weights, tmp_path):
+    root = image_folder(side=48)
+    Image.new("RGB", (48, 48)).save(root / "test" / "red" / "=1+1.png")
+    out = tmp_path / "figures"
+    result = command("evaluate", weights, "--data", root, "--out", out, "--precision", "fp32")
+    assert result.code == 0, result.err
+    values = json.loads((out / "evaluation.json").read_text())
+    assert values["top1"]["of"] == 13
+    assert f"{values['top1']['hits']} of 13" in result.out
+    rows = list(csv.DictReader((out / "predictions.csv").open()))
+    assert sum(row["label"] == row["class1"] for row in rows) == values["top1"]["hits"]
+    assert len(rows) == 13
+    confusion = list(csv.reader((out / "confusion.csv").open()))
+    assert sum(int(n) for row in confusion[1:] for n in row[1:]) == 13
+    for name in ("confusion.png", "worst.png"):
+        with Image.open(out / name) as picture:
+            assert picture.width > 300
+    assert "<svg" in (out / "evaluation.html").read_text()
+
+
+def test_two_networks_are_compared_image_by_image(command, image_folder, network, weights, tmp_path):
+    root = image_folder(side=48)
+    other = tmp_path / "other.safetensors"
+    with torch.no_grad():
+        network.fc.bias.add_(torch.tensor([9.0, 0.0, 0.0]))
+        residuum.save(network, other)
+        network.fc.bias.sub_(torch.tensor([9.0, 0.0, 0.0]))
+    result = command("evaluate", weights, "--data", root, "--against", other)
+    assert result.code == 0, result.err
+    assert "McNemar" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "give --data"),
+        (("--data", "nowhere"), "neither a dataset"),
+        (("--data", "digits"), "1 channel"),
+        (("--data", "ROOT", "--split", "val"), "has no val split"),
+        (("--data", "ROOT", "--batch-size", "0"), "batch_size is 0"),
+        (("--data", "ROOT", "--out", "ROOT"), "exists already"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing(refused, image_folder, weights, tmp_path, arguments, sentence):
+    root = image_folder(side=48)
+    line = [str(root) if a == "ROOT" else a for a in arguments]
+    holdout = ["--holdout", "0"] if "val" in line else []
+    assert sentence in refused("evaluate", weights, *line, *holdout)
+
+
+def test_a_bad_image_is_named_or_left_out_and_said(command, refused, image_folder, weights, tmp_path):
+    root = image_folder(side=80)
+    (root / "test" / "red" / "0.png").write_bytes(b"no image")
+    assert "0.png" in refused("evaluate", weights, "--data", root, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    result = command("evaluate", weights, "--data", root, "--skip-bad-images")
+    assert result.code == 0, result.err
+    assert "of 11" in result.out
+    assert "left out" in result.out
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_give_one_report_with_the_same_counts(image_folder, weights, tmp_path):
+    root = image_folder(side=48, test=7)
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    tail = ["-m", "residuum", "evaluate", str(weights), "--data", str(root), "--precision", "fp32", "--out"]
+    subprocess.run([sys.executable, *tail, str(alone)], check=True, capture_output=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = subprocess.run([*launch, *tail, str(together)], check=True, capture_output=True, text=True, timeout=120)
+    assert run.stdout.count("top-1 accuracy") == 1
+    one, two = (json.loads((folder / "evaluation.json").read_text()) for folder in (alone, together))
+    assert one["confusion"] == two["confusion"]
+    assert one["top1"] == two["top1"]

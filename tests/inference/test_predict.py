@@ -1,0 +1,185 @@
+"""Classes of image files: by any source, in order, at once, in whatever block, with the file named that is bad."""
+
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.networks import scramble
+
+import residuum.data.sources
+from residuum import Preprocessing, create, save
+from residuum.data.sources import evaluation_transform, normalise, read_image
+from residuum.errors import ConfigError, DataError, DeviceError, WeightsError
+from residuum.inference.predict import predict, read_ahead
+
+CLASSES = ("a cat", "[old] dog", "кот", "two\nlines", "e")
+PREPROCESSING = Preprocessing(3, (20, 24), (0.4, 0.5, 0.6), (0.2, 0.2, 0.3), 0.875)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = create("resnet18", width=0.125, num_classes=len(CLASSES))
+    scramble(model)
+    model.classes, model.preprocessing = CLASSES, PREPROCESSING
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    """A weights file and some images of several sizes."""
+    root = tmp_path_factory.mktemp("predict")
+    save(model, root / "weights.safetensors")
+    draw = np.random.default_rng(0)
+    for i in range(7):
+        Image.fromarray(draw.integers(0, 256, (30 + i, 45 - i, 3), dtype=np.uint8)).save(root / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def images(folder):
+    return sorted(map(str, folder.glob("?.png")))
+
+
+def shares(model, images):
+    transform = evaluation_transform(PREPROCESSING)
+    pixels = torch.stack([transform(read_image(image, 3)) for image in images])
+    with torch.no_grad():
+        return model(normalise(pixels, PREPROCESSING)).softmax(1)
+
+
+def same(predictions, model, images, top):
+    predictions = list(predictions)
+    assert [p.path for p in predictions] == images
+    for prediction, expected in zip(predictions, shares(model, images), strict=True):
+        best = expected.topk(top)
+        assert [name for name, _ in prediction.classes] == [CLASSES[i] for i in best.indices]
+        assert [p for _, p in prediction.classes] == pytest.approx(best.values.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_predictions_are_the_networks_own_in_the_order_of_the_images(model, folder, images, batch_size):
+    found = predict(folder / "weights.safetensors", images, top=2, precision="fp32", batch_size=batch_size)
+    same(found, model, images, 2)
+
+
+def test_a_run_folder_a_network_and_a_single_image_will_do(model, folder, images):
+    same(predict(folder, images[0], precision="fp32", top=99), model, images[:1], len(CLASSES))
+    same(predict(model, iter(images), precision="fp32"), model, images, 3)
+
+
+def test_weights_of_another_library_predict_with_their_classes_and_preprocessing(tmp_path, folder, images):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", id2label={0: "left", 1: "right"}
+    )
+    theirs = transformers.ResNetForImageClassification(config).eval()
+    theirs.save_pretrained(tmp_path)
+    processor = transformers.ConvNextImageProcessor(
+        size={"shortest_edge": 32}, crop_pct=1.0, image_mean=PREPROCESSING.mean, image_std=PREPROCESSING.std
+    )
+    processor.save_pretrained(tmp_path)
+    for prediction in predict(tmp_path, images):
+        assert {name for name, _ in prediction.classes} == {"left", "right"}
+        assert sum(p for _, p in prediction.classes) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_a_user_put_into_a_network_counts(model, images):
+    handle = model.fc.register_forward_hook(lambda module, given, out: -out)
+    try:
+        same(predict(model, images, precision="fp32"), model, images, 3)
+    finally:
+        handle.remove()
+
+
+BLOCKS = [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False), lambda: torch.device("meta")]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_it_works_in_any_block_and_leaves_the_callers_as_it_was(model, folder, images, block):
+    with block():
+        found = list(predict(folder, images, precision="fp32"))
+    same(found, model, images, 3)
+    predictions = predict(folder, images, precision="fp32", batch_size=1)
+    next(predictions)
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_the_first_predictions_come_before_the_last_images_are_read(model, images, monkeypatch):
+    read, asked, shown = residuum.data.sources.read_image, [], []
+    monkeypatch.setattr(residuum.data.sources, "read_image", lambda path, n: (asked.append(path), read(path, n))[1])
+    endless = itertools.cycle(images)
+    for prediction in itertools.islice(predict(model, endless, batch_size=2), 10):
+        shown.append(prediction)
+        assert len(asked) <= len(shown) + 2 * 4
+
+
+def test_files_are_read_while_the_network_computes():
+    reading, seen = threading.Event(), []
+
+    def read(path):
+        if path == "1":
+            reading.set()
+        return path
+
+    for path, _ in read_ahead(["0", "1"], read, 2):
+        seen.append(path)
+        assert reading.wait(5), "the next file is not read before it is asked for"
+    assert seen == ["0", "1"]
+
+
+def test_leaving_early_reads_no_more():
+    asked = []
+
+    def read(path):
+        asked.append(path)
+        time.sleep(0.01)
+        return path
+
+    ahead = read_ahead(map(str, range(1000)), read, 50)
+    next(ahead)
+    ahead.close()
+    time.sleep(0.1)
+    count = len(asked)
+    assert count < 60
+    time.sleep(0.1)
+    assert len(asked) == count
+
+
+def test_a_bad_image_is_named_after_the_predictions_before_it(model, folder, images):
+    (folder / "bad.jpg").write_bytes(b"junk")
+    predictions = predict(model, [*images[:4], str(folder / "bad.jpg"), images[5]], batch_size=2)
+    assert len(list(itertools.islice(predictions, 4))) == 4
+    with pytest.raises(DataError, match=r"bad\.jpg"):
+        next(predictions)
+
+
+def without(model, **changes):
+    other = create(model.config).eval()
+    other.classes, other.preprocessing = model.classes, model.preprocessing
+    for name, value in changes.items():
+        setattr(other, name, value)
+    return other
+
+
+def test_what_cannot_be_is_refused_before_any_image_is_read(model, tmp_path):
+    save(without(model, preprocessing=None), tmp_path / "x.safetensors")
+    wrong = [
+        (WeightsError, "no weights file", lambda: predict(tmp_path / "nowhere", "x.png")),
+        (WeightsError, "does not say its classes and preprocessing", lambda: predict(tmp_path / "x.safetensors", "x")),
+        (WeightsError, "does not say its classes", lambda: predict(without(model, classes=None), "x.png")),
+        (DataError, "no image was given", lambda: predict(model, [])),
+        (ConfigError, "both must be at least 1", lambda: predict(model, "x.png", top=0)),
+        (ConfigError, "both must be at least 1", lambda: predict(model, "x.png", batch_size=-1)),
+        (ConfigError, "precision is 'int8'", lambda: predict(model, "x.png", precision="int8")),
+        (DeviceError, "no device 'cuda:99'", lambda: predict(tmp_path / "x.safetensors", "x.png", device="cuda:99")),
+    ]
+    for kind, says, act in wrong:
+        with pytest.raises(kind) as raised:
+            act()
+        assert says in str(raised.value)
