@@ -1,52 +1,58 @@
-"""Batches: a function of seed, epoch and step; augmentation that moves pixels and nothing else."""
+"""Batches: a function of seed, epoch and step, shared by processes; augmentation that moves pixels and nothing else."""
+
+import hashlib
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 
-from residuum.data.catalog import facts
-from residuum.data.loaders import Augmentation, make_batches, seed_for
-from residuum.data.sources import Part, open_source
-from residuum.errors import DataError
+from residuum.data import reading
+from residuum.data.catalog import scan
+from residuum.data.loaders import make_loader
+from residuum.data.reading import decoded
+from residuum.data.settings import Augmentation, DataSettings
+from residuum.data.sources import Split, open_dataset
+from residuum.errors import ConfigError, DataError
 from residuum.preprocessing import Preprocessing
 
 PLAIN = Preprocessing(3, (6, 5), (0.0,) * 3, (1 / 255,) * 3, 0.0)  # values stay 0 to 255
+CPU = torch.device("cpu")
+CROPPED = {"crop_scale": (0.08, 1.0), "flip": True}
 
 
-def memory(count=10, batch_size=4, train=True, pad=0, flip=False, seed=0):
-    pixels = torch.arange(count * 90, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(count, 6, 5, 3)
-    part = Part(pixels, torch.arange(count))
-    return part, make_batches(
-        part,
-        PLAIN,
+def made(split, preprocessing, batch_size=4, seed=0, train=True, workers=0, skip=False, rank=0, world=1, **augment):
+    return make_loader(
+        split,
+        preprocessing,
         batch_size=batch_size,
         seed=seed,
         train=train,
-        augmentation=Augmentation(pad, flip),
-        device=torch.device("cpu"),
-        workers=0,
-        skip_bad_images=False,
-    )
-
-
-def files(root, batch_size=4, train=True, workers=0, skip=False, flip=True):
-    about = facts(str(root))
-    source = open_source(about, channels=3, image_size=32, root=root, skip_bad_images=skip)
-    return make_batches(
-        source.train if train else source.test,
-        source.preprocessing,
-        batch_size=batch_size,
-        seed=0,
-        train=train,
-        augmentation=Augmentation(0, flip),
-        device=torch.device("cpu"),
+        augmentation=Augmentation(**augment),
+        device=CPU,
         workers=workers,
         skip_bad_images=skip,
+        rank=rank,
+        world=world,
     )
 
 
-def gather(batches, number=0, start=0):
-    return [(images.clone(), labels.clone()) for images, labels in batches.epoch(number, start)]
+def memory(count=10, **options):
+    pixels = torch.arange(count * 90, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(count, 6, 5, 3)
+    split = Split(pixels, torch.arange(count))
+    return split, made(split, PLAIN, **options)
+
+
+def files(root, train=True, skip=False, holdout=0.0, **options):
+    settings = DataSettings(path=str(root), holdout=holdout, image_size=(32, 32), skip_bad_images=skip)
+    dataset = open_dataset(scan(root), settings, channels=3, cache=root)
+    split = dataset.train if train else dataset.test
+    return made(split, dataset.preprocessing, train=train, skip=skip, **CROPPED, **options)
+
+
+def gather(loader, number=0, start=0):
+    return [(images.clone(), labels.clone()) for images, labels in loader.epoch(number, start)]
 
 
 def equal(one, two):
@@ -55,45 +61,134 @@ def equal(one, two):
     return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(one, two, strict=True))
 
 
-def test_seeds_depend_on_every_part():
-    assert seed_for(1, 2) == seed_for(1, 2)
-    assert len({seed_for(0, 1), seed_for(1, 0), seed_for(0, 1, 0), seed_for(0, 11)}) == 4
+# -- order -------------------------------------------------------------------------------------------------------------
 
 
 def test_training_batches_are_full_and_shuffled_anew_each_epoch():
-    _, batches = memory(train=True)
-    assert len(batches) == 2
-    first, second = gather(batches, 0), gather(batches, 1)
+    _, loader = memory(train=True)
+    assert len(loader) == 2
+    assert loader.left_out_per_epoch == 2
+    first, second = gather(loader, 0), gather(loader, 1)
     assert [len(labels) for _, labels in first] == [4, 4]
     assert [labels.tolist() for _, labels in first] != [labels.tolist() for _, labels in second]
     assert len({label for _, labels in first for label in labels.tolist()}) == 8
 
 
 def test_evaluation_sees_every_image_once_in_order():
-    _, batches = memory(train=False)
-    assert len(batches) == 3
-    assert torch.cat([labels for _, labels in gather(batches)]).tolist() == list(range(10))
+    _, loader = memory(train=False)
+    assert len(loader) == 3
+    assert loader.left_out_per_epoch == 0
+    assert torch.cat([labels for _, labels in gather(loader)]).tolist() == list(range(10))
 
 
 def test_fewer_images_than_a_batch_make_one_batch():
-    _, batches = memory(count=3, batch_size=8)
-    assert [len(labels) for _, labels in gather(batches)] == [3]
+    _, loader = memory(count=3, batch_size=8)
+    assert [len(labels) for _, labels in gather(loader)] == [3]
+    assert loader.left_out_per_epoch == 0
+
+
+def test_another_seed_gives_other_batches():
+    assert not equal(gather(memory(seed=0)[1]), gather(memory(seed=1)[1]))
+
+
+def test_no_two_seeds_walk_through_the_same_orders():
+    orders = [
+        tuple(torch.cat([labels for _, labels in memory(seed=seed)[1].epoch(epoch)]).tolist())
+        for seed in range(6)
+        for epoch in range(10)
+    ]
+    assert len(set(orders)) == 60
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_an_epoch_can_begin_in_the_middle_with_the_same_batches(start):
+    _, loader = memory(count=12, pad=1, flip=True, crop_scale=(0.2, 1.0))
+    assert equal(gather(loader, 3, start), gather(loader, 3)[start:])
+
+
+def digests(loader):
+    order, pixels = hashlib.sha256(), hashlib.sha256()
+    for epoch in (0, 2):
+        for images, labels in loader.epoch(epoch):
+            pixels.update(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()).tobytes())
+            order.update(labels.numpy().tobytes())
+    return order.hexdigest()[:16], pixels.hexdigest()[:16]
+
+
+# Of the first version that trained; whoever changes them changes what every earlier recipe trains.
+@pytest.mark.parametrize(
+    ("data", "train", "expected"),
+    [
+        ("digits", True, ("0775aad456115a73", "ebacbbae55ed34b4")),
+        ("digits", False, ("6c1e6fe063c42593", "89f35e713f243d5a")),
+        ("colours", True, ("090ca07ec4ace183", "eb52b436d1b2e3c3")),
+        ("colours", False, ("99a103860c04315f", "e7b7b1f9ebd2dd23")),
+    ],
+)
+def test_a_recipe_has_the_batches_that_it_always_had(image_folder, data, train, expected):
+    augment, batch_size = ({"pad": 1}, 64) if data == "digits" else ({"pad": 4, "flip": True}, 5)
+    catalog = scan(data if data == "digits" else image_folder(side=16))
+    dataset = open_dataset(catalog, DataSettings(holdout=0.0), channels=catalog.channels, cache=None)
+    split = dataset.train if train else dataset.test
+    assert digests(made(split, dataset.preprocessing, batch_size, 3, train, **augment)) == expected
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["memory", "files"])
+def test_processes_share_each_batch_of_one_process(image_folder, kind, world):
+    root = image_folder(side=80)
+
+    def loader(**options):
+        if kind == "files":
+            return files(root, batch_size=5, **options)
+        return memory(count=23, batch_size=5, pad=1, flip=True, crop_scale=(0.3, 1.0), **options)[1]
+
+    whole = gather(loader(), 1)
+    parts = [loader(rank=rank, world=world) for rank in range(world)]
+    assert {len(part) for part in parts} == {len(whole)}
+    assert {part.left_out_per_epoch for part in parts} == {loader().left_out_per_epoch}
+    steps = zip(*(gather(part, 1) for part in parts), strict=True)
+    together = [tuple(torch.cat(kind) for kind in zip(*step, strict=True)) for step in steps]
+    assert equal(together, whole)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("count", [10, 11, 2])
+def test_processes_evaluate_each_image_once(count, world):
+    parts = [memory(count=count, train=False, rank=rank, world=world)[1] for rank in range(world)]
+    seen = [torch.cat([labels for _, labels in gather(part)] or [torch.empty(0)]).tolist() for part in parts]
+    assert seen == [list(range(rank, count, world)) for rank in range(world)]
+    for part in parts:
+        assert len(part) == len(gather(part))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ConfigError, match="a batch of 4 images cannot be shared by 5 processes"):
+        memory(world=5)
+    with pytest.raises(ConfigError, match="a batch of 3 images cannot be shared by 4 processes"):
+        memory(count=3, batch_size=8, world=4)
+
+
+# -- pixels ------------------------------------------------------------------------------------------------------------
 
 
 def test_without_augmentation_pixels_are_the_images_own_and_channels_last():
-    part, batches = memory(train=True)
-    for images, labels in gather(batches):
+    split, loader = memory(train=True)
+    for images, labels in gather(loader):
         assert images.is_contiguous(memory_format=torch.channels_last)
-        assert torch.equal(images, part.images[labels].permute(0, 3, 1, 2).float())
+        assert torch.equal(images, split.images[labels].permute(0, 3, 1, 2).float())
 
 
 def test_shifts_move_up_to_pad_pixels_and_mirroring_takes_about_half():
-    part, batches = memory(count=64, batch_size=64, pad=1, flip=True)
+    split, loader = memory(count=64, batch_size=64, pad=1, flip=True)
     seen = set()
     for epoch in range(4):
-        for images, labels in gather(batches, epoch):
+        for images, labels in gather(loader, epoch):
             padded = torch.zeros(64, 3, 8, 7)
-            padded[:, :, 1:7, 1:6] = part.images.permute(0, 3, 1, 2).float()
+            padded[:, :, 1:7, 1:6] = split.images.permute(0, 3, 1, 2).float()
             for image, label in zip(images, labels.tolist(), strict=True):
                 found = [
                     (dy, dx, mirrored)
@@ -112,57 +207,116 @@ def _turn(image, mirrored):
     return image.flip(2) if mirrored else image
 
 
-@pytest.mark.parametrize("start", [0, 1, 2])
-def test_an_epoch_can_begin_in_the_middle_with_the_same_batches(start):
-    _, batches = memory(count=12, pad=1, flip=True)
-    assert equal(gather(batches, 3, start), gather(batches, 3)[start:])
+def test_evaluation_is_not_augmented():
+    split, loader = memory(train=False, pad=2, flip=True, crop_scale=(0.1, 0.5))
+    assert torch.equal(torch.cat([images for images, _ in gather(loader)]), split.images.permute(0, 3, 1, 2).float())
 
 
-def test_another_seed_gives_other_batches():
-    assert not equal(gather(memory(seed=0)[1]), gather(memory(seed=1)[1]))
+# -- files -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_files_come_in_the_same_batches_from_any_number_of_workers(image_folder, workers):
     root = image_folder(side=80)
     reference = gather(files(root), 1)
-    assert equal(gather(files(root, workers=workers), 1), reference)
-    assert equal(gather(files(root, workers=workers), 1, start=2), reference[2:])
+    loader = files(root, workers=workers)
+    assert equal(gather(loader, 1), reference)
+    assert equal(gather(loader, 1, start=2), reference[2:])
     assert reference[0][0].shape == (4, 3, 32, 32)
+    assert reference[0][0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_reading_files_leaves_the_random_state_alone(image_folder):
-    batches = files(image_folder(side=80))
+    loader = files(image_folder(side=80))
     before = torch.get_rng_state()
-    gather(batches)
+    gather(loader)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_bad_file_is_named_or_left_out_when_asked(image_folder):
+def test_a_bad_file_is_named_or_another_takes_its_place_when_asked(image_folder):
     root = image_folder(side=80)
     (root / "train" / "red" / "0.png").write_bytes(b"junk")
     with pytest.raises(DataError, match=r"red/0\.png.*--skip-bad-images"):
         gather(files(root))
-    batches = files(root, skip=True)
-    seen = gather(batches)
-    assert sum(len(labels) for _, labels in seen) == 23
-    assert len(batches.skipped) == 1
-    assert "red/0.png" in next(iter(batches.skipped))
-
-
-def test_the_border_normalises_to_nearly_zero():
-    part = Part(torch.full((2, 6, 5, 3), 200, dtype=torch.uint8), torch.tensor([0, 1]))
-    preprocessing = Preprocessing(3, (6, 5), (0.3, 0.5, 0.7), (0.2,) * 3, 0.0)
-    batches = make_batches(
-        part,
-        preprocessing,
-        batch_size=2,
-        seed=0,
-        train=True,
-        augmentation=Augmentation(4, False),
-        device=torch.device("cpu"),
-        workers=0,
-        skip_bad_images=False,
+    runs = [gather(loader := files(root, skip=True, workers=workers)) for workers in (0, 2)]
+    assert [len(labels) for _, labels in runs[0]] == [4] * 6
+    assert equal(*runs)
+    assert len(loader.skipped) == 1
+    assert "red/0.png' cannot be decoded" in next(iter(loader.skipped))
+    sound = gather(files(image_folder_without_damage(root)))
+    changed = sum(
+        not torch.equal(a, b)
+        for (one, _), (two, _) in zip(runs[0], sound, strict=True)
+        for a, b in zip(one, two, strict=True)
     )
-    border = batches.images[0, 0, 0].numpy() / 255
-    assert np.allclose(border, preprocessing.mean, atol=1 / 255)
+    assert changed == 1
+
+
+def image_folder_without_damage(root):
+    from tests.conftest import COLOURS, paint
+
+    paint(root / "train" / "red" / "0.png", 80, COLOURS["red"], seed=200)
+    return root
+
+
+def test_evaluation_leaves_a_bad_files_place_empty(image_folder):
+    root = image_folder(side=80)
+    for i in range(4):
+        (root / "test" / "blue" / f"{i}.png").write_bytes(b"junk")
+    loader = files(root, train=False, skip=True)
+    assert [labels.tolist() for _, labels in gather(loader)] == [[1] * 4, [2] * 4]
+    assert len(loader.skipped) == 4
+
+
+def test_training_without_enough_readable_files_ends_in_a_sentence(image_folder):
+    root = image_folder(side=80)
+    for path in root.glob("train/*/*"):
+        path.write_bytes(b"junk")
+    with pytest.raises(DataError, match="too few images can be decoded to fill a batch, first: "):
+        gather(files(root, skip=True))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_worker_that_dies_is_told_of_with_the_file_that_it_read(image_folder, monkeypatch):
+    root = image_folder(side=80)
+    sound = reading.read_image
+
+    def deadly(path, channels):
+        if path.endswith("green/3.png"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return sound(path, channels)
+
+    monkeypatch.setattr(reading, "read_image", deadly)
+    handler = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(DataError, match=r"a worker process .* died while it read '.*green/3\.png' ") as refusal:
+        gather(files(root, workers=1, train=True))
+    assert "\n" not in str(refusal.value)
+    assert signal.getsignal(signal.SIGCHLD) == handler
+    with pytest.raises(DataError, match=r"died while it read '.*green/3\.png' "):
+        monkeypatch.setattr(reading, "_WORTH_A_WORKER", 1)
+        decoded([str(p) for p in sorted(root.glob("train/*/*"))], (80, 80), 3, lambda text: None, stop_at_bad=True)
+
+
+# -- reading into memory -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_any_number_of_processes_reads_the_same_images(image_folder, monkeypatch, workers):
+    paths = [str(p) for p in sorted(image_folder(side=16).glob("*/*/*"))]
+    monkeypatch.setattr(reading, "_WORTH_A_WORKER", len(paths) // workers if workers else 1000)
+    monkeypatch.setattr(reading, "_CHUNK", 16 * 16 * 3 * 5)
+    said = []
+    images, bad = decoded(paths, (16, 16), 3, said.append, stop_at_bad=True)
+    assert bad == {}
+    for path, image in zip(paths, images, strict=True):
+        assert torch.equal(image, reading.read_image(path, 3).permute(1, 2, 0))
+    assert said == (["reading 36 images into memory"] if workers else [])
+
+
+def test_reading_says_how_far_it_has_come(image_folder, monkeypatch):
+    paths = [str(p) for p in sorted(image_folder(side=16).glob("*/*/*"))]
+    monkeypatch.setattr(reading, "TELL_EVERY", 0.0)
+    monkeypatch.setattr(reading, "_CHUNK", 16 * 16 * 3 * 12)
+    said = []
+    decoded(paths, (16, 16), 3, said.append, stop_at_bad=True)
+    assert said == [f"{count} of 36 images are read" for count in (12, 24, 36)]

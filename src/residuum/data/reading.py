@@ -59,7 +59,7 @@ class Desk:
         text = first_line(error)
         if "DataLoader worker" not in text:
             return DataError(f"the images cannot be read: {text}")
-        dead = set(map(int, re.findall(r"\d+", text.partition(")")[0])))
+        dead = set(map(int, re.findall(r"\d+", re.split("exited|is killed", text)[0])))
         reading = [self.paths[index] for process, index in self.slots.tolist() if index >= 0 and process in dead]
         what = f"while it read {quoted(reading[0], 200)}" if reading else "between two images"
         return DataError(
