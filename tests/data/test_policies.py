@@ -4,7 +4,6 @@ import pytest
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
-from residuum.data.augmentation import training_transform
 from residuum.data.catalog import scan
 from residuum.data.loaders import Schedule, make_loader
 from residuum.data.policies import erasing_transform, parse_policy, policy_transform
@@ -70,7 +69,6 @@ def test_a_policy_that_there_is_not_is_refused(name):
 
 # -- in loaders --------------------------------------------------------------------------------------------------------
 
-LOOK = Preprocessing(3, (32, 32), (0.5,) * 3, (0.25,) * 3, 0.875)
 CPU = torch.device("cpu")
 
 
@@ -80,12 +78,6 @@ def loader(root, augmentation, batch_size=6, *, train=True, workers=0):
         dataset.train, dataset.preprocessing, batch_size=batch_size, seed=0, train=train, augmentation=augmentation,
         device=CPU, workers=workers, skip_bad_images=False,
     )  # fmt: skip
-
-
-def test_a_policy_and_erasing_come_after_crop_and_mirror():
-    steps = training_transform(LOOK, Augmentation(crop_scale=(0.1, 1), flip=True, policy="rand:2:9", erase=0.5))
-    kinds = [type(step) for step in steps.transforms]
-    assert kinds == [v2.RandomResizedCrop, v2.RandomHorizontalFlip, v2.RandAugment, v2.RandomErasing]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
