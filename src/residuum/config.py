@@ -24,7 +24,7 @@ DropMode = Literal["row", "batch"]
 EXPANSION = {"basic": 1, "bottleneck": 4}
 CONVS = {"basic": 2, "bottleneck": 3}
 _MOST = 2**20  # channels, groups and classes: beyond it no weights could be held
-_MOST_STAGES, _MOST_BLOCKS, _MOST_WEIGHTS = 16, 4000, 10**11
+_MOST_STAGES, _MOST_WEIGHTS = 16, 10**11
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +133,6 @@ class ResNetConfig:
             self._need(ok, name, f"one positive integer per stage, for 1 to {_MOST_STAGES} stages")
         if len(self.depths) != len(self.widths):
             raise ConfigError(f"depths has {len(self.depths)} stages and widths {len(self.widths)}: give both as many")
-        if sum(self.depths) > _MOST_BLOCKS:
-            raise ConfigError(f"depths has {sum(self.depths)} blocks in all; it must be at most {_MOST_BLOCKS}")
         self._check_block()
         self._check_together()
         self._check_channels()
