@@ -50,12 +50,11 @@ MODES = {
     ".sgi": ["L", "RGB"],
     ".qoi": ["RGB", "RGBA"],
     ".tga": ["L", "RGB", "RGBA"],
-    ".pcx": ["L", "P", "RGB"],
     ".dib": ["RGB"],
 }
 
 
-LOSSLESS = (".png", ".bmp", ".tif", ".ppm", ".sgi", ".qoi", ".tga", ".pcx")
+LOSSLESS = (".png", ".bmp", ".tif", ".ppm", ".sgi", ".qoi", ".tga")
 
 
 @pytest.mark.parametrize(("ending", "mode"), [(ending, mode) for ending, modes in MODES.items() for mode in modes])

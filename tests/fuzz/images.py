@@ -32,18 +32,18 @@ from PIL import Image, ImageFile
 
 SECONDS, BYTES = 5, 2**30  # that a file may take, and by which the process may grow
 HANGS = 60  # seconds after which the process is ended
-FILES = 100  # that one process is given
+FILES = 250  # that one process is given
 
 ENDINGS = {
     "JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "PPM": ".ppm",
-    "AVIF": ".avif", "JPEG2000": ".jp2", "ICO": ".ico", "SGI": ".sgi", "QOI": ".qoi", "TGA": ".tga", "PCX": ".pcx",
+    "AVIF": ".avif", "JPEG2000": ".jp2", "ICO": ".ico", "SGI": ".sgi", "QOI": ".qoi", "TGA": ".tga",
 }  # fmt: skip
 OFTEN = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MODES = {
     "JPEG": ("L", "RGB", "CMYK"), "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "WEBP": ("RGB", "RGBA"),
     "GIF": ("L", "P"), "BMP": ("1", "L", "P", "RGB"), "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"),
     "PPM": ("1", "L", "RGB"), "AVIF": ("RGB", "RGBA"), "JPEG2000": ("L", "RGB", "RGBA"), "ICO": ("RGBA",),
-    "SGI": ("L", "RGB"), "QOI": ("RGB", "RGBA"), "TGA": ("L", "P", "RGB", "RGBA"), "PCX": ("L", "P", "RGB"),
+    "SGI": ("L", "RGB"), "QOI": ("RGB", "RGBA"), "TGA": ("L", "P", "RGB", "RGBA"),
 }  # fmt: skip
 SIZES = ((1, 1), (1, 40), (40, 1), (7, 5), (33, 21), (64, 64), (100, 75), (3, 2000))
 
@@ -77,14 +77,14 @@ def picture(draw: random.Random, mode: str) -> Image.Image:
 def options(draw: random.Random, form: str, image: Image.Image) -> dict[str, object]:
     """What a writer may be asked for, garbage in its metadata included."""
     chosen: dict[str, object] = {}
-    if form in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") and draw.random() < 0.4:
+    if form in ("JPEG", "PNG", "WEBP", "TIFF") and draw.random() < 0.4:  # Pillow's writer of AVIF dies of garbage
         exif = Image.Exif()
         exif[274] = draw.choice([1, 2, 3, 4, 5, 6, 7, 8])
         text = bytearray(exif.tobytes())
         for _ in range(draw.choice([0, 0, 1, 5])):
             text[draw.randrange(6, len(text))] = draw.randrange(256)
         chosen["exif"] = bytes(text) if form != "TIFF" else exif
-    if form in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") and draw.random() < 0.3:
+    if form in ("JPEG", "PNG", "WEBP", "TIFF") and draw.random() < 0.3:
         chosen["icc_profile"] = draw.randbytes(draw.choice([0, 3, 128, 3000, 70_000]))
     if form == "JPEG":
         chosen |= {"progressive": draw.random() < 0.4, "quality": draw.choice([1, 30, 75, 100])}

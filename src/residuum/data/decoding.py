@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Endings that count as images, and Pillow's name of the format. Those that are drawings or that Pillow hands to another
-# program (EPS, WMF) are not among them.
+# program (EPS, WMF) are not among them, nor is PCX, of which a palette that is cut off goes unnoticed.
 FORMATS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".apng": "PNG", ".webp": "WEBP",
     ".gif": "GIF", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM",
     ".pnm": "PPM", ".avif": "AVIF", ".jp2": "JPEG2000", ".j2k": "JPEG2000", ".jpx": "JPEG2000", ".ico": "ICO",
-    ".sgi": "SGI", ".qoi": "QOI", ".dib": "DIB", ".tga": "TGA", ".pcx": "PCX",
+    ".sgi": "SGI", ".qoi": "QOI", ".dib": "DIB", ".tga": "TGA",
 }  # fmt: skip
 # What a file is, its content says; but these have next to no signature, and count for files of their own ending alone.
-_UNSIGNED = ("DIB", "TGA", "PCX")
+_UNSIGNED = ("DIB", "TGA")
 _SIGNED = tuple(dict.fromkeys(name for name in FORMATS.values() if name not in _UNSIGNED))
 # Pixels of the largest image that is read, Pillow's own mark for a decompression bomb; it takes 7 bytes a pixel.
 LARGEST_IMAGE = 89_478_485
