@@ -186,6 +186,7 @@ print(ready - begin, full - held_memory(cpu))
     return taken, freed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is asked")
 def test_freed_memory_is_kept_when_asked_and_asking_takes_none():
     assert freed_and_taken(kept=False)[1] > 500 * MIB, "or this test could not fail"

@@ -24,7 +24,7 @@ DropMode = Literal["row", "batch"]
 EXPANSION = {"basic": 1, "bottleneck": 4}
 CONVS = {"basic": 2, "bottleneck": 3}
 _MOST = 2**20  # channels, groups and classes: beyond it no weights could be held
-_MOST_STAGES, _MOST_BLOCKS, _MOST_WEIGHTS = 16, 4000, 10**11
+_MOST_STAGES, _MOST_WEIGHTS = 16, 10**11
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,61 +69,61 @@ class ResNetConfig:
     The defaults are ResNet-50 v1.5 (1512.03385, with the stride in the 3x3). Raises `ConfigError`.
     """
 
-    # bottleneck or basic (1512.03385): one for all stages, or one per stage
+    # kind of the blocks (1512.03385): one word for all stages, or one for each
     block: BlockKind | tuple[BlockKind, ...] = "bottleneck"
-    # blocks per stage
+    # number of blocks in each stage
     depths: Annotated[tuple[int, ...], AtLeast(1, 1000)] = (3, 4, 6, 3)
-    # channels per stage, before the block's expansion (bottleneck 4, basic 1)
+    # number of channels in each stage, before the block multiplies them (a bottleneck by 4, a basic block by 1)
     widths: Annotated[tuple[int, ...], AtLeast(1, _MOST)] = (64, 128, 256, 512)
-    # cardinality of the 3x3 (1611.05431); ResNeXt 32x4d is 32 and 4
+    # number of groups of a bottleneck's 3x3 convolution (1611.05431); ResNeXt 32x4d has 32, of 4 channels each
     groups: Annotated[int, AtLeast(1, _MOST)] = 1
-    # channels of each group where the stage's width is 64; Wide-50-2 is 128 (1605.07146)
+    # number of channels in each group where the stage's width is 64; Wide-ResNet-50-2 has 128 (1605.07146)
     width_per_group: Annotated[int, AtLeast(1, _MOST)] = 64
-    # divides the channels of each branch's first convolution; SENet-154 has 2
+    # divisor of the channels of each branch's first convolution; SENet-154 has 2
     reduce_first: Annotated[int, AtLeast(1, _MOST)] = 1
-    # width factor: scales stem, stages and head together, rounded to multiples of 8 and of groups
+    # factor on the channels of stem, stages and head; what comes out is rounded to multiples of 8 and of groups
     width: Annotated[float, Within("[0.01, 64]")] = 1.0
-    # 7x7, three 3x3 (1812.01187), three 3x3 of growing width, or one 3x3 without stride for small images
+    # convolutions of the stem: one 7x7, three 3x3 (1812.01187), three 3x3 that widen, one 3x3 for small images
     stem: Stem = "conv7"
-    # channels the stem puts out
+    # number of channels that the stem puts out
     stem_width: Annotated[int, AtLeast(1, _MOST)] = 64
-    # max pool, max pool with zeros at the edge (BiT), a strided convolution instead (2103.07579), or none
+    # pool of the stem: max, max with zeros at the edge (BiT), a strided convolution in its place (2103.07579), none
     stem_pool: StemPool = "max"
-    # shortcut that changes shape: strided convolution, average pool then 1x1 (ResNet-D), or option A
+    # shortcut that changes the shape: a strided convolution, an average pool and a 1x1 (ResNet-D), zeros (option A)
     downsample: Downsample = "conv"
-    # kernel of the strided convolution in the shortcut; SENet-154 has 3
+    # kernel of the strided convolution in a shortcut; SENet-154 has 3
     downsample_kernel: int = 1
-    # where a bottleneck strides: 3x3 is v1.5, 1x1 is v1 (Caffe, detectron2)
+    # convolution of a bottleneck that strides: the 3x3 in v1.5, the first 1x1 in v1 (Caffe, detectron2)
     stride_on: StrideOn = "3x3"
     # stride of the first stage; Hugging Face's `downsample_in_first_stage` is 2
     first_stride: Annotated[int, AtLeast(1, 2)] = 1
-    # v2 (1603.05027): norm and activation before each convolution, a final norm before the head
+    # put norm and activation before each convolution, and a last norm before the head: v2 (1603.05027)
     preact: bool = False
-    # squeeze-and-excitation (1709.01507) or efficient channel attention (1910.03151) at the branch's end
+    # attention at a branch's end: squeeze-and-excitation (1709.01507), efficient channel attention (1910.03151), none
     attention: Attention = "none"
-    # reduced channels of squeeze-and-excitation, as a share of the block's
+    # share of a block's channels to which squeeze-and-excitation reduces them
     attention_ratio: Annotated[float, Within("(0, 1]")] = 1 / 16
-    # low-pass filter before subsampling (1904.11486): binomial blur or average pool
+    # low-pass filter where the image shrinks (1904.11486): a binomial blur, an average pool, none
     antialias: Antialias = "none"
-    # batch norm or group norm of 32 groups (1803.08494)
+    # norm after each convolution: batch norm, or group norm of 32 groups (1803.08494)
     norm: Norm = "batch"
-    # convolve with weights of mean 0 and variance 1 per filter (1903.10520), as BiT does
+    # bring each filter to mean 0 and variance 1 before it convolves (1903.10520), as BiT does
     weight_standardization: bool = False
-    # activation after each norm
+    # activation function after each norm
     activation: Activation = "relu"
-    # rate at which training drops the last block's branch, growing linearly from 0 at the first (1603.09382)
+    # rate at which training drops the last block's branch (1603.09382); it grows from 0 at the first block
     stochastic_depth: Annotated[float, Within("[0, 1)")] = 0.0
-    # drop each sample by itself, or the branch for the whole batch, which also saves its compute
+    # what is dropped at once: the branch of each sample by itself, or of the whole batch, which saves its compute
     stochastic_depth_mode: DropMode = "row"
-    # start the last norm of each branch at 0 (1706.02677); pre-activation: the last convolution
+    # start the last norm of each branch at 0 (1706.02677); of a pre-activation branch, its last convolution
     zero_init_residual: bool = True
-    # largest stride: beyond it, strides become dilation, for dense prediction
+    # largest stride of a feature map; strides beyond it become dilation, for dense prediction
     output_stride: Annotated[int, AtLeast(1)] = 32
-    # channels of the image
+    # number of channels of the images
     in_channels: Annotated[int, AtLeast(1, _MOST)] = 3
-    # classes; 0 gives the pooled features
+    # number of classes; with 0 the network gives the pooled features
     num_classes: Annotated[int, AtLeast(0, _MOST)] = 1000
-    # dropout before the classifier
+    # rate of dropout before the classifier
     dropout: Annotated[float, Within("[0, 1)")] = 0.0
 
     def __post_init__(self) -> None:
@@ -133,8 +133,6 @@ class ResNetConfig:
             self._need(ok, name, f"one positive integer per stage, for 1 to {_MOST_STAGES} stages")
         if len(self.depths) != len(self.widths):
             raise ConfigError(f"depths has {len(self.depths)} stages and widths {len(self.widths)}: give both as many")
-        if sum(self.depths) > _MOST_BLOCKS:
-            raise ConfigError(f"depths has {sum(self.depths)} blocks in all; it must be at most {_MOST_BLOCKS}")
         self._check_block()
         self._check_together()
         self._check_channels()

@@ -54,14 +54,6 @@ def read_text(path: Path, error: type[ResiduumError], *, most: int = 2**24) -> s
         raise error(f"{quoted(str(path))} cannot be read: {reason}") from None
 
 
-def expanded(path: str | Path, error: type[ResiduumError]) -> Path:
-    """The path with `~` replaced by a home folder; raises `error` where there is no such user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise error(f"{quoted(str(path))} names the home folder of a user who is not known here") from None
-
-
 def cache_folder() -> Path:
     """Where downloads are kept: the folder in `RESIDUUM_CACHE`, or ~/.cache/residuum. It need not be there yet."""
     folder = Path(os.environ.get("RESIDUUM_CACHE") or "~/.cache/residuum")

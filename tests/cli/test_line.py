@@ -120,6 +120,8 @@ def test_the_first_pass_knows_every_flag_that_the_help_shows(name):
     kind, shown = COMMANDS[name].kind, io.StringIO()
     with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
         tyro.cli(kind, args=["--help"], prog=name)
-    in_help = set(re.findall(r"(?<![\w.-])--[a-z][\w.-]*", re.sub(r"\x1b\[[\d;]*m", "", shown.getvalue())))
+    lines = re.sub(r"\x1b\[[\d;]*m", "", shown.getvalue()).splitlines()
+    starts = [found[1] for line in lines if (found := re.match(r"[│ ]{1,3}(-.*?)(?:   |$)", line))]
+    in_help = {flag for start in starts for flag in re.findall(r"(?<![\w.-])--[a-z][\w.-]*", start)}
     flags = [flag for option in options_of(kind) if not option.positional for flag in option.flags]
     assert in_help == {"--help", *(flag for flag in flags if "_" not in flag)}

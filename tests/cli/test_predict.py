@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -81,3 +82,14 @@ def test_predicting_by_the_command(command, refused, weights, tmp_path, monkeypa
     assert "bad.png" in refused("predict", weights, "bad.png")
     assert "residuum predict needs IMAGES" in refused("predict", weights)
     assert "--top" in refused("predict", weights, "bad.png", "--top", 0)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.uname().sysname == "Darwin", reason="names are Unicode there")
+def test_a_file_name_that_is_no_text_is_read_and_shown(command, weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save("plain.png")
+    name = os.fsdecode(b"caf\xe9.png")
+    shutil.copy("plain.png", name)
+    result = command("predict", weights, name)
+    assert result.code == 0, result
+    assert r"caf\xe9.png" in result.out

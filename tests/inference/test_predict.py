@@ -52,13 +52,13 @@ def shares(model, images):
         return model(normalise(pixels, PREPROCESSING)).softmax(1)
 
 
-def same(predictions, model, images, top):
+def same(predictions, model, images, top, tolerance=1e-5):
     predictions = list(predictions)
     assert [p.path for p in predictions] == images
     for prediction, expected in zip(predictions, shares(model, images), strict=True):
         best = expected.topk(top)
         assert [name for name, _ in prediction.classes] == [CLASSES[i] for i in best.indices]
-        assert [p for _, p in prediction.classes] == pytest.approx(best.values.tolist(), abs=1e-5)
+        assert [p for _, p in prediction.classes] == pytest.approx(best.values.tolist(), abs=tolerance)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
@@ -108,6 +108,17 @@ def test_it_works_in_any_block_and_leaves_the_callers_as_it_was(model, folder, i
     next(predictions)
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+# torch scales images by weights in the default dtype, so that half precision may move a pixel by one level.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.float16, 1e-3)])
+def test_the_default_dtype_changes_no_prediction(model, folder, images, dtype, tolerance):
+    torch.set_default_dtype(dtype)
+    try:
+        found = list(predict(folder, images, precision="fp32"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    same(found, model, images, 3, tolerance)
 
 
 def test_the_first_predictions_come_before_the_last_images_are_read(model, images, monkeypatch):

@@ -86,7 +86,8 @@ def test_a_view_of_one_number_that_unfolds_to_hundreds_of_gigabytes_is_refused(t
     "config",
     [
         {"depths": [1000] * 100_000}, {"widths": [2**20, 2**20], "stem_width": 2**20}, {"depths": [[1]]},
-        {"width": 64.0}, {"depths": 3}, {"depths": ["a"]}, {"widths": [10**400, 8]}, {"block": {"a": 1}}, {"num_classes": 2**20},
+        {"width": 64.0}, {"depths": 3}, {"depths": ["a"]}, {"widths": [10**400, 8]}, {"block": {"a": 1}},
+        {"num_classes": 2**20},
     ],
 )  # fmt: skip
 def test_absurd_configs_are_refused_before_anything_is_built(tmp_path, config):

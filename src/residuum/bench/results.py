@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from residuum.bench.intervals import LEAST_REPETITIONS, Ratio, paired, unpaired
-from residuum.errors import BenchError, first_line, quoted, shortened
-from residuum.files import write_text
+from residuum.errors import BenchError, quoted, shortened
+from residuum.files import read_text, write_text
 from residuum.validation import AtLeast, check, parse_json
 
 FORMAT = 2  # of the JSON; raised when an older package could not read it
@@ -152,9 +152,8 @@ class Comparison:
     def load(cls, path: Path) -> Self:
         """What `save` wrote; raises `BenchError`."""
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise BenchError(f"the report {quoted(str(path))} cannot be read: {first_line(error)}") from None
+            text = read_text(path, BenchError, most=2**28)  # a report with many repetitions has megabytes
+            return cls.from_json(text)
         except BenchError as error:
             raise BenchError(f"{quoted(str(path))} cannot be compared: {error}") from None
 

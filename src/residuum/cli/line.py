@@ -158,8 +158,6 @@ def options_of(kind: type, prefix: str = "") -> tuple[Option, ...]:
             aliases = getattr(extra, "aliases", None) or aliases
             above = "" if getattr(extra, "prefix_name", None) is False else above
         full = ".".join(part for part in (above, name) if part)
-        if tyro.conf.Fixed in extras or tyro.conf.Suppress in extras:
-            continue
         if dataclasses.is_dataclass(hint):
             found += options_of(hint, full)  # type: ignore[arg-type]
         else:

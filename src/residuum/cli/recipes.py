@@ -13,7 +13,7 @@ from residuum.cli.console import say
 class Recipes:
     """List the named recipes with their published accuracies, or show one of them as a recipe file."""
 
-    # show this recipe with all its fields; 'residuum train --recipe NAME' trains by it
+    # show this recipe with all its fields, as a file that training takes
     name: Annotated[str, tyro.conf.Positional] = ""
 
 

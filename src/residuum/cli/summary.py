@@ -58,12 +58,12 @@ def run(command: Summary, console: Console) -> int:
     )
     if command.draw is not None:
         height, width = command.image_size
-        images = "an image" if command.batch_size == 1 else f"{command.batch_size} images"
+        images = "" if command.batch_size == 1 else f" for {command.batch_size} images"
         draw(
             command.config,
             command.draw,
             name=command.model,
-            figures=f"{totals} for {images} of {height}x{width}",
+            figures=f"{totals}{images} at {height}x{width}",
             image_size=command.image_size,
         )
         say(console, "drawn: ", command.draw)

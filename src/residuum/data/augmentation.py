@@ -39,8 +39,8 @@ class Normalise:
     """uint8 (N, C, H, W) to float, channels last, with the mean at 0 and the deviation at 1, on one device."""
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
-        self.mean = torch.tensor(preprocessing.mean, device=device).view(-1, 1, 1) * 255
-        self.std = torch.tensor(preprocessing.std, device=device).view(-1, 1, 1) * 255
+        self.mean = torch.tensor(preprocessing.mean, device=device, dtype=torch.float32).view(-1, 1, 1) * 255
+        self.std = torch.tensor(preprocessing.std, device=device, dtype=torch.float32).view(-1, 1, 1) * 255
 
     def __call__(self, images: Tensor) -> Tensor:
         normal = torch.empty(images.shape, device=images.device, memory_format=torch.channels_last)

@@ -20,7 +20,7 @@ from residuum.evaluation.counts import count, pair
 from residuum.evaluation.evaluate import How, evaluate
 from residuum.evaluation.predictions import Predictions, processes
 from residuum.evaluation.report import paired_table, print_evaluation, write_folder
-from residuum.files import cache_folder
+from residuum.files import cache_folder, read_text
 from residuum.preprocessing import Preprocessing
 from residuum.report.tables import print_table
 from residuum.validation import parse_toml
@@ -85,8 +85,8 @@ def data_settings(request: Request) -> DataSettings:
     """The data that is asked for; what is not said is as in the run. Raises `ConfigError` where nothing says it."""
     recipe = Path(request.source) / "recipe.toml"
     settings = None
-    with contextlib.suppress(OSError, UnicodeDecodeError, ValueError):
-        settings = DataSettings(**parse_toml(recipe.read_text(encoding="utf-8"))["data"])
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # no recipe, or one without this table
+        settings = DataSettings(**parse_toml(read_text(recipe, ConfigError))["data"])
     if settings is None or (request.data is not None and request.data != settings.path):
         if request.data is None:
             raise ConfigError(f"{quoted(request.source, 200)} is no run, which would say its data; give --data")

@@ -227,6 +227,8 @@ class ResNet(nn.Module):
 
     def _initialise(self) -> None:
         """He initialisation of convolutions (1502.01852, fan out); branches start at 0 where the config says so."""
+        if next(self.parameters()).is_meta:  # nothing is there to be filled, and it would take half the time
+            return
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

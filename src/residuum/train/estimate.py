@@ -129,4 +129,4 @@ def _memory(job: Job) -> int:
     average = 0
     if job.state.average is not None:
         average = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-    return planner.uniform(recipe.batch_size, "none").peak + average
+    return planner.uniform(min(recipe.batch_size, len(job.dataset.train.labels)), "none").peak + average

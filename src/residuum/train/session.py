@@ -212,7 +212,8 @@ def prepare(
     train = make(dataset.train, train=True)
     val = make(dataset.val, train=False) if dataset.val is not None else None
     average = make_average(network, recipe.average, recipe.epochs * len(train))
-    plan = _plan(network, recipe, execution, device) if execution.memory is not None else None
+    batch = min(recipe.batch_size, len(dataset.train.labels))
+    plan = _plan(network, batch, recipe, execution, device) if execution.memory is not None else None
     state = State(network, make_optimizer(network, recipe.optimizer), average)
     state.progress.begin_epoch(len(train), device)
     return Job(recipe, execution, dataset, state, train, val, plan)
@@ -241,7 +242,7 @@ def _loader(
     )
 
 
-def _plan(network: ResNet, recipe: Recipe, execution: Execution, device: torch.device) -> Plan:
+def _plan(network: ResNet, batch: int, recipe: Recipe, execution: Execution, device: torch.device) -> Plan:
     """Recompute what it takes to stay within the budget, of which this process holds a part already."""
     assert execution.memory is not None
     assert network.preprocessing is not None
@@ -255,14 +256,14 @@ def _plan(network: ResNet, recipe: Recipe, execution: Execution, device: torch.d
         optimizer=state_kept(recipe.optimizer),
         device=device,
     )
-    least = planner.least(recipe.batch_size)
+    least = planner.least(batch)
     if least > budget - held:
         raise ConfigError(
-            f"a batch of {recipe.batch_size} does not fit {show_size(budget)}: {show_size(held)} are taken before "
+            f"a batch of {batch} does not fit {show_size(budget)}: {show_size(held)} are taken before "
             f"the first step, and recomputing the most takes {show_size(least)} more; "
             f"give {show_size(least + held, enough=True)} or a smaller --batch-size"
         )
-    plan = planner.plan(recipe.batch_size, budget - held)
+    plan = planner.plan(batch, budget - held)
     plan.apply(network)
     return plan
 

@@ -106,10 +106,8 @@ def _materialise(network: ResNet) -> None:
                 )
             values.append((module, name, value.detach().to(tensor.dtype).requires_grad_(tensor.requires_grad)))
     for module, name, value in values:
-        if name in module._parameters:
-            module._parameters[name] = nn.Parameter(value, value.requires_grad)
-        else:
-            module._buffers[name] = value
+        learned = isinstance(getattr(module, name), nn.Parameter)
+        setattr(module, name, nn.Parameter(value, value.requires_grad) if learned else value)
 
 
 def _misfit(checkpoint: Checkpoint, mine: Mapping[str, Tensor], found: Fit) -> str:

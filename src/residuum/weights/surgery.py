@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, WeightsError, quoted
+from residuum.nn.freezing import FrozenBatchNorm
 from residuum.nn.resnet import ResNet
 from residuum.weights.checkpoint import State, check_kinds, on_meta, unlike
 
@@ -134,7 +135,7 @@ def _refuse_replaced(network: ResNet, like: ResNet) -> None:
 def _same_class(expected: nn.Module, found: nn.Module) -> bool:
     """Whether a layer computes what another does: of one class, or of a class that only trains in another way."""
     if isinstance(expected, _BatchNorm | nn.ReLU):  # frozen and synchronised norms; ReLUs that write to new memory
-        return isinstance(found, _BatchNorm if isinstance(expected, _BatchNorm) else nn.ReLU)
+        return isinstance(found, _BatchNorm | FrozenBatchNorm if isinstance(expected, _BatchNorm) else nn.ReLU)
     if isinstance(expected, nn.Dropout):
         return isinstance(found, nn.Dropout | nn.Identity)
     same = type(found) is type(expected)
