@@ -276,6 +276,7 @@ def test_training_without_enough_readable_files_ends_in_a_sentence(image_folder)
         gather(files(root, skip=True))
 
 
+@pytest.mark.slow  # torch looks every five seconds
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_worker_that_dies_is_told_of_with_the_file_that_it_read(image_folder, monkeypatch):
     root = image_folder(side=80)

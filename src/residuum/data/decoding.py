@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Endings that count as images, and Pillow's name of the format. Those that are drawings or that Pillow hands to another
-# program (EPS, WMF) are not among them.
+# program (EPS, WMF) are not among them, nor is PCX, of which a palette that is cut off goes unnoticed.
 FORMATS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".apng": "PNG", ".webp": "WEBP",
     ".gif": "GIF", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM",
     ".pnm": "PPM", ".avif": "AVIF", ".jp2": "JPEG2000", ".j2k": "JPEG2000", ".jpx": "JPEG2000", ".ico": "ICO",
-    ".sgi": "SGI", ".qoi": "QOI", ".dib": "DIB", ".tga": "TGA", ".pcx": "PCX",
+    ".sgi": "SGI", ".qoi": "QOI", ".dib": "DIB", ".tga": "TGA",
 }  # fmt: skip
 # What a file is, its content says; but these have next to no signature, and count for files of their own ending alone.
-_UNSIGNED = ("DIB", "TGA", "PCX")
+_UNSIGNED = ("DIB", "TGA")
 _SIGNED = tuple(dict.fromkeys(name for name in FORMATS.values() if name not in _UNSIGNED))
 # Pixels of the largest image that is read, Pillow's own mark for a decompression bomb; it takes 7 bytes a pixel.
 LARGEST_IMAGE = 89_478_485
@@ -45,7 +45,6 @@ def read_image(path: str, channels: int) -> "Tensor":
     profiles are not applied. Grey is the luma of ITU-R 601. A file that ends early is refused, and so is an image of
     more than `LARGEST_IMAGE` pixels.
     """
-    import numpy as np
     import torch
 
     if channels not in (1, 3):
@@ -55,16 +54,14 @@ def read_image(path: str, channels: int) -> "Tensor":
             image.draft("L", image.size)  # its own luma, without a way through RGB and back
         image.load()
         pixels = _turned(_pixels(image, channels), _orientation(image))
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def image_size(path: str) -> tuple[int, int]:
     """Height and width of an image file as `read_image` gives them, from its header alone; raises `DataError`."""
     with _opened(path) as image:
         width, height = image.size
-        # Pillow turns a TIFF by itself, and says its size as it will be then.
-        turned = image.format != "TIFF" and _orientation(image) >= 5
-        return (width, height) if turned else (height, width)
+        return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 class _opened:  # noqa: N801 (a context manager, used like a function)
@@ -85,12 +82,19 @@ class _opened:  # noqa: N801 (a context manager, used like a function)
             raise DataError(f"{quoted(self.path, 200)} is no regular file and is not read as an image")
         own = FORMATS.get(os.path.splitext(self.path)[1].lower())  # noqa: PTH122
         try:
-            self.image = Image.open(self.path, formats=(*_SIGNED, own) if own in _UNSIGNED else _SIGNED)
+            # Given a path, Pillow maps some files into memory, which mixes up a turned TIFF's pixels, and ends the
+            # process where a file becomes shorter meanwhile.
+            self.file = open(self.path, "rb")  # noqa: PTH123 (__exit__ closes it)
+        except OSError as error:
+            raise self._refusal(error) from None
+        try:
+            self.image = Image.open(self.file, formats=(*_SIGNED, own) if own in _UNSIGNED else _SIGNED)
         except Exception as error:
+            self.file.close()
             raise self._refusal(error) from None
         width, height = self.image.size
         if width * height > LARGEST_IMAGE:
-            self.image.close()
+            self._close()
             raise DataError(
                 f"{quoted(self.path, 200)} has {width} x {height} pixels and is not read: more than {LARGEST_IMAGE:,} "
                 "may be a decompression bomb; scale it down"
@@ -98,10 +102,14 @@ class _opened:  # noqa: N801 (a context manager, used like a function)
         return self.image
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.image.close()
+        self._close()
         # Decoders meet damage with errors of any kind: OSError, SyntaxError, struct.error, zlib.error, IndexError, ...
         if isinstance(error, Exception) and not isinstance(error, DataError):
             raise self._refusal(error) from None
+
+    def _close(self) -> None:
+        self.image.close()
+        self.file.close()
 
     def _refusal(self, error: Exception) -> DataError:
         from PIL import Image, UnidentifiedImageError
@@ -144,6 +152,8 @@ def _pixels(image: Any, channels: int) -> "NDArray[np.uint8]":
 
 def _orientation(image: Any) -> int:
     """EXIF's number for how an image is to be turned, 1 to 8; 1 (not at all) where it says nothing that can be read."""
+    if image.format == "TIFF":
+        return 1  # Pillow turns it by itself, and says its size as it is then
     if image.format in ("JPEG", "MPO") and not image.info.keys() & {"exif", "xmp"}:
         return 1  # most photographs; asking takes 2 % of the time of decoding one
     try:
@@ -160,4 +170,4 @@ def _turned(pixels: "NDArray[np.uint8]", orientation: int) -> "NDArray[np.uint8]
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    return pixels
+    return pixels if orientation == 1 else pixels.copy()  # torch takes no negative strides

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from residuum.data.decoding import read_image
 from residuum.errors import DataError, first_line, quoted
 
 TELL_EVERY = 10.0  # seconds between lines about how far reading has come
+_LAST_BREATH = 2.0  # seconds in which a process that no longer answers has ended
 _CHUNK = 1 << 20  # bytes that a worker hands over at once; containers often have 64 MB for all that is handed over
 _WORTH_A_WORKER = 2000  # small images that are decoded in about the time in which a process starts
 
@@ -33,9 +33,10 @@ class Desk:
         worker = get_worker_info()
         slot = self.slots[worker.id if worker is not None else 0]
         slot[0], slot[1] = os.getpid(), index
-        image = read_image(self.paths[index], channels)
-        slot[1] = -1
-        return image
+        try:
+            return read_image(self.paths[index], channels)
+        finally:
+            slot[1] = -1
 
     def batches(self, loader: "DataLoader[Any]") -> Iterator[Any]:
         """What a loader gives; `DataError` where a worker dies or fails."""
@@ -51,21 +52,35 @@ class Desk:
                 batch = next(iterator)
             except StopIteration:
                 return
-            except RuntimeError as error:
+            except (RuntimeError, EOFError, OSError) as error:  # the last two of what a dead worker was handing over
                 raise self._failure(error) from None
             yield batch
 
-    def _failure(self, error: RuntimeError) -> DataError:
-        text = first_line(error)
-        if "DataLoader worker" not in text:
-            return DataError(f"the images cannot be read: {text}")
-        dead = set(map(int, re.findall(r"\d+", re.split("exited|is killed", text)[0])))
-        reading = [self.paths[index] for process, index in self.slots.tolist() if index >= 0 and process in dead]
+    def _failure(self, error: Exception) -> DataError:
+        given_up = time.monotonic() + _LAST_BREATH
+        dead: list[tuple[int, int]] = []
+        while not dead and time.monotonic() < given_up:
+            dead = [(process, index) for process, index in self.slots.tolist() if process >= 0 and not _runs(process)]
+            time.sleep(0.05)
+        if not dead:
+            return DataError(f"the images cannot be read: {first_line(error)}")
+        reading = [self.paths[index] for _, index in dead if index >= 0]
         what = f"while it read {quoted(reading[0], 200)}" if reading else "between two images"
         return DataError(
-            f"a worker process that reads images died {what} ({text}); if memory ran out, take fewer --workers or a "
-            "smaller batch, else look at that file"
+            f"a worker process that reads images died {what} ({first_line(error)}); if memory ran out, take fewer "
+            "--workers or a smaller batch, else look at that file"
         )
+
+
+def _runs(process: int) -> bool:
+    import psutil
+
+    if process == os.getpid():
+        return True
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def leave_interrupts_to_the_main_process(worker: int) -> None:
