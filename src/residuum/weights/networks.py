@@ -16,6 +16,7 @@ State = dict[str, Tensor]
 _DEEPEST = 6  # tables within tables that are looked into
 _MOST_TABLES = 10_000
 _LONGEST_NAME = 300
+_MOST_NETWORKS = 64
 # Tensors that tools leave beside weights: torch's AveragedModel, thop, and losses that have parameters.
 _COUNTERS = frozenset({"n_averaged", "total_ops", "total_params"})
 _LOSSES = frozenset({"criterion", "loss", "loss_fn", "loss_function"})
@@ -54,7 +55,10 @@ def choose(tree: object, where: str, named: str | None = None) -> tuple[Network,
     tables = list(_tables(tree, ()))
     if not tables:
         raise WeightsError(f"{where} holds no state dict: no table of names and tensors")
-    networks = _without_twins([network for path, table in tables for network in _networks(path, table)])
+    try:
+        networks = _without_twins([network for path, table in tables for network in _networks(path, table)])
+    except WeightsError as error:
+        raise WeightsError(f"{where} cannot be taken apart: {error}; name its networks otherwise") from None
     if not networks:
         try:
             recognise(max((table for _, table in tables), key=len))
@@ -114,6 +118,8 @@ def _networks(path: tuple[str, ...], table: State) -> Iterator[Network]:
     for name in names:
         if len(name) <= _LONGEST_NAME and name.endswith(".weight"):
             prefixes.update({found["prefix"] for p in patterns if (found := p.fullmatch(name))})
+    if len(prefixes) > _MOST_NETWORKS:
+        raise WeightsError(f"it has names of over {_MOST_NETWORKS} networks")
     # Weights without any block are looked at as a whole: without `strict` a head may be all that is wanted.
     for prefix in prefixes or [""]:
         tensors = {name.removeprefix(prefix): table[name] for name in names if name.startswith(prefix)}
@@ -121,7 +127,7 @@ def _networks(path: tuple[str, ...], table: State) -> Iterator[Network]:
             layout = recognise(tensors)
         except WeightsError:
             continue
-        beside = [name for name in table if not name.startswith(prefix)]
+        beside = [name for name in names if not any(name.startswith(p) for p in {prefix, *prefixes})]
         tensors |= (head := _head_beside(prefix, table, layout, tensors))[0]
         beside = [name for name in beside if name not in head[1]]
         yield Network(".".join([*path, *([prefix.rstrip(".")] if prefix else [])]), layout, tensors, tuple(beside))
