@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from residuum.errors import DataError as DataError
     from residuum.errors import DeviceError as DeviceError
     from residuum.errors import DivergedError as DivergedError
+    from residuum.errors import ExportError as ExportError
     from residuum.errors import MissingExtraError as MissingExtraError
     from residuum.errors import ResiduumError as ResiduumError
     from residuum.errors import RunError as RunError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ExportError": "errors",
     "BenchError": "errors",
     "ConfigError": "errors",
     "DataError": "errors",
@@ -67,7 +69,7 @@ _HOMES = {
 }
 # Reached as attributes once the package is imported: `residuum.memory.recompute`.
 _ROOMS = frozenset({
-    "bench", "cost", "data", "export", "inference", "memory", "nn", "train", "weights",
+    "bench", "cost", "data", "evaluation", "export", "inference", "memory", "nn", "train", "weights",
 })  # fmt: skip
 __all__ = [
     "PRESETS",
@@ -76,6 +78,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "DivergedError",
+    "ExportError",
     "MissingExtraError",
     "Preprocessing",
     "Pyramid",
