@@ -240,7 +240,7 @@ def draw_confusion(counts: Counts, path: Path) -> None:
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.spines[:].set_visible(False)
     figure.colorbar(picture, ax=axes, shrink=0.7, label="% of the true class")
-    write_whole(path, lambda partial: figure.savefig(partial, dpi=130), DataError)
+    write_whole(path, lambda partial: figure.savefig(partial, dpi=130, bbox_inches="tight"), DataError)
 
 
 def draw_worst(found: Predictions, image: Image, path: Path) -> None:
