@@ -245,7 +245,7 @@ def line(rng: random.Random, name: str) -> list[str]:
     rng.shuffle(groups)
     if rng.random() < 0.05:
         groups.insert(rng.randrange(len(groups) + 1), [rng.choice(("-h", "--help", "--", "-x", "extra", " "))])
-    return [name, *(word for group in groups for word in group), *REFUSED.get(name, [])]
+    return [*name.split(), *(word for group in groups for word in group), *REFUSED.get(name, [])]
 
 
 def odd_line(rng: random.Random) -> list[str]:

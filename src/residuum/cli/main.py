@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from residuum.cli import bench, convert, evaluate, inspect, plan, predict, presets, recipes, summary, train
+from residuum.cli import bench, convert, data, evaluate, inspect, plan, predict, presets, recipes, summary, train
 from residuum.cli.console import open_console, say
 from residuum.cli.line import Line, build, print_help, read
 from residuum.errors import ConfigError, ResiduumError, nearest, quoted
@@ -31,6 +31,8 @@ COMMANDS = {
     "train": Command(train.Train, train.defaults, train.run),
     "predict": Command(predict.Predict, lambda line: predict.Predict(tyro.MISSING, tyro.MISSING), predict.run),
     "evaluate": Command(evaluate.Evaluate, lambda line: evaluate.Evaluate(tyro.MISSING), evaluate.run),
+    "data check": Command(data.DataCheck, lambda line: data.DataCheck(tyro.MISSING), data.run_check),
+    "data pack": Command(data.DataPack, lambda line: data.DataPack(tyro.MISSING, tyro.MISSING), data.run_pack),
     "summary": Command(summary.Summary, summary.defaults, summary.run),
     "presets": Command(presets.Presets, lambda line: presets.Presets(), presets.run),
     "recipes": Command(recipes.Recipes, lambda line: recipes.Recipes(), recipes.run),
@@ -44,19 +46,29 @@ COMMANDS = {
 def run(args: Sequence[str]) -> int:
     """Do what a command line says; the exit code. Raises `ResiduumError` for a user's mistake."""
     console = open_console()
-    name = args[0] if args else ""
+    words = 2 if " ".join(args[:2]) in COMMANDS else 1
+    name = " ".join(args[:words])
     if name in ("-h", "--help"):
-        _help()
+        _help("")
         return 0
     if name == "--version":
         say(console, f"residuum {importlib.metadata.version('residuum')}")
         return 0
+    inner = [known.removeprefix(f"{name} ") for known in COMMANDS if known.startswith(f"{name} ")] if name else []
+    if inner:
+        if "-h" in args or "--help" in args:
+            _help(f"{name} ")
+            return 0
+        raise ConfigError(
+            f"'residuum {name}' is followed by {' or '.join(inner)}"
+            + (f", but not by {quoted(args[1])}{nearest(args[1], inner)}" if len(args) > 1 else "")
+        )
     if name not in COMMANDS:
         wrong = f"{quoted(name)} is not a command" if name else "a command is needed"
         known = f"; the commands are {', '.join(COMMANDS)}: 'residuum --help' says what each does"
         raise ConfigError(f"{wrong}{nearest(name, COMMANDS) or known}")
     command, prog = COMMANDS[name], f"residuum {name}"
-    line = read(command.kind, args[1:], prog)
+    line = read(command.kind, args[words:], prog)
     defaults = command.defaults(line)
     if line.asks_help:
         print_help(command.kind, prog, default=defaults)
@@ -64,13 +76,17 @@ def run(args: Sequence[str]) -> int:
     return command.run(build(command.kind, defaults, line, prog), console)
 
 
-def _help() -> None:
+def _help(group: str) -> None:
+    """The commands and what each does: all, or those that begin with the words of a group."""
     kinds = []
-    for name, command in COMMANDS.items():
+    for full, command in COMMANDS.items():
+        if not full.startswith(group):
+            continue
+        name = full.removeprefix(group)
         first_sentence = (command.kind.__doc__ or "").split(". ")[0].rstrip(".")
         kinds.append(Annotated[command.kind, tyro.conf.subcommand(name, description=first_sentence)])
     about = "The residual network family in PyTorch, from one config."
-    print_help(Union[tuple(kinds)], "residuum", description=about)  # noqa: UP007
+    print_help(Union[tuple(kinds)], f"residuum {group}".rstrip(), description=about)  # noqa: UP007
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Image files: which endings count, and a file's size and pixels, by Pillow. Neither torch nor Pillow is loaded here.
+"""Image files: which endings count, and an image's size and pixels, by Pillow. Neither torch nor Pillow is loaded here.
 
 Pillow decodes in place of torchvision.io, whose decoder ends the whole process at a damaged PNG and is deprecated. Both
 use libjpeg-turbo and give the same pixels of a JPEG, full size, with the accurate transform.
@@ -6,8 +6,10 @@ use libjpeg-turbo and give the same pixels of a JPEG, full size, with the accura
 
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from residuum.data.places import Place, Slice, read_slice, shown
 from residuum.errors import DataError, first_line, quoted
 
 if TYPE_CHECKING:
@@ -38,8 +40,8 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in FORMATS  # noqa: PTH122 (called for each of a million files)
 
 
-def read_image(path: str, channels: int) -> "Tensor":
-    """An image file as uint8 (channels, H, W), channels 1 (grey) or 3 (RGB); raises `DataError` that names the file.
+def read_image(place: Place, channels: int) -> "Tensor":
+    """An image as uint8 (channels, H, W), channels 1 (grey) or 3 (RGB); raises `DataError` that says where it lies.
 
     Turned as its EXIF says; of an animation the first frame; alpha is dropped, of 16 bits the upper 8 are kept, colour
     profiles are not applied. Grey is the luma of ITU-R 601. A file that ends early is refused, and so is an image of
@@ -49,7 +51,9 @@ def read_image(path: str, channels: int) -> "Tensor":
 
     if channels not in (1, 3):
         raise DataError(f"an image file gives 1 channel (grey) or 3 (RGB), but {channels} are asked for")
-    with _opened(path) as image:
+    if isinstance(place, Slice) and place.shape is not None:
+        return torch.from_numpy(_raw(place, channels)).permute(2, 0, 1)
+    with _opened(place) as image:
         if channels == 1 and image.format == "JPEG":
             image.draft("L", image.size)  # its own luma, without a way through RGB and back
         image.load()
@@ -57,36 +61,35 @@ def read_image(path: str, channels: int) -> "Tensor":
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def image_size(path: str) -> tuple[int, int]:
-    """Height and width of an image file as `read_image` gives them, from its header alone; raises `DataError`."""
-    with _opened(path) as image:
+def image_size(place: Place) -> tuple[int, int]:
+    """Height and width of an image as `read_image` gives them, from its header alone; raises `DataError`."""
+    if isinstance(place, Slice) and place.shape is not None:
+        return place.shape[:2]
+    with _opened(place) as image:
         width, height = image.size
         return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def mode_of(place: Place) -> str:
+    """Pillow's mode of an image, from its header alone: RGB, L (grey), CMYK, P (palette), ...; raises `DataError`."""
+    if isinstance(place, Slice) and place.shape is not None:
+        return "RGB" if place.shape[2] == 3 else "L"
+    with _opened(place) as image:
+        return str(image.mode)
 
 
 class _opened:  # noqa: N801 (a context manager, used like a function)
     """An image whose header has been read; whatever a decoder says within the block becomes a `DataError`."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self.image: Any = None
 
     def __enter__(self) -> Any:
         from PIL import Image
 
-        try:
-            kind = os.stat(self.path).st_mode  # noqa: PTH116 (called for each of a million files)
-        except (OSError, ValueError):
-            raise DataError(f"there is no image file {quoted(self.path, 200)}") from None
-        if not stat.S_ISREG(kind):  # a pipe would be waited for
-            raise DataError(f"{quoted(self.path, 200)} is no regular file and is not read as an image")
-        own = FORMATS.get(os.path.splitext(self.path)[1].lower())  # noqa: PTH122
-        try:
-            # Given a path, Pillow maps some files into memory, which mixes up a turned TIFF's pixels, and ends the
-            # process where a file becomes shorter meanwhile.
-            self.file = open(self.path, "rb")  # noqa: PTH123 (__exit__ closes it)
-        except OSError as error:
-            raise self._refusal(error) from None
+        self.file = self._file()
+        own = FORMATS.get(os.path.splitext(self._name)[1].lower())  # noqa: PTH122
         try:
             self.image = Image.open(self.file, formats=(*_SIGNED, own) if own in _UNSIGNED else _SIGNED)
         except Exception as error:
@@ -96,10 +99,30 @@ class _opened:  # noqa: N801 (a context manager, used like a function)
         if width * height > LARGEST_IMAGE:
             self._close()
             raise DataError(
-                f"{quoted(self.path, 200)} has {width} x {height} pixels and is not read: more than {LARGEST_IMAGE:,} "
+                f"{shown(self.place)} has {width} x {height} pixels and is not read: more than {LARGEST_IMAGE:,} "
                 "may be a decompression bomb; scale it down"
             )
         return self.image
+
+    def _file(self) -> BinaryIO:
+        if isinstance(self.place, Slice):
+            return BytesIO(read_slice(self.place))
+        try:
+            kind = os.stat(self.place).st_mode  # noqa: PTH116 (called for each of a million files)
+        except (OSError, ValueError):
+            raise DataError(f"there is no image file {quoted(self.place, 200)}") from None
+        if not stat.S_ISREG(kind):  # a pipe would be waited for
+            raise DataError(f"{quoted(self.place, 200)} is no regular file and is not read as an image")
+        try:
+            # Given a path, Pillow maps some files into memory, which mixes up a turned TIFF's pixels, and ends the
+            # process where a file becomes shorter meanwhile.
+            return open(self.place, "rb")  # noqa: PTH123 (__exit__ closes it)
+        except OSError as error:
+            raise self._refusal(error) from None
+
+    @property
+    def _name(self) -> str:
+        return self.place.name if isinstance(self.place, Slice) else self.place
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._close()
@@ -115,14 +138,29 @@ class _opened:  # noqa: N801 (a context manager, used like a function)
         from PIL import Image, UnidentifiedImageError
 
         if isinstance(error, PermissionError):
-            return DataError(f"{quoted(self.path, 200)} may not be read; give yourself the right to")
+            return DataError(f"{shown(self.place)} may not be read; give yourself the right to")
         if isinstance(error, UnidentifiedImageError):
             reason = "it begins like none of the formats that are read"
         elif isinstance(error, Image.DecompressionBombError):
             reason = f"it has more than {LARGEST_IMAGE:,} pixels, perhaps a decompression bomb"
         else:
-            reason = first_line(error).replace(self.path, "it")
-        return DataError(f"{quoted(self.path, 200)} cannot be decoded as an image ({reason})")
+            reason = first_line(error).replace(self._name or "\0", "it")
+        return DataError(f"{shown(self.place)} cannot be decoded as an image ({reason})")
+
+
+def _raw(place: Slice, channels: int) -> "NDArray[np.uint8]":
+    """uint8 (H, W, channels) of pixels that lie there as they are."""
+    import numpy as np
+
+    assert place.shape is not None
+    pixels = np.frombuffer(read_slice(place), np.uint8).reshape(place.shape)
+    if place.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return pixels.repeat(3, axis=2)
+    from PIL import Image
+
+    return np.array(Image.fromarray(pixels).convert("L"))[..., None]
 
 
 def _pixels(image: Any, channels: int) -> "NDArray[np.uint8]":

@@ -33,7 +33,7 @@ _REPLACEMENTS = 16  # images that are tried in place of one that cannot be decod
 
 
 class Loader(Protocol):
-    """Batches of float (N, C, H, W), channels-last, and labels int64 (N,), on the device.
+    """Batches of float (N, C, H, W), channels-last, and labels, a row each as the split has them, on the device.
 
     `skipped` says of each file that was left out why; `left_out_per_epoch` is how many images of the split, others each
     time, full batches leave out of an epoch.
@@ -185,7 +185,7 @@ class _Files(Dataset[Any]):
             else TrainingTransform(preprocessing, augmentation)
         )
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int, list[str]]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, Tensor, list[str]]:
         """The image, nothing where there is none, its label, and what is wrong with each file that was passed by."""
         number, epoch = key
         view, index = divmod(number, len(self.labels))  # beyond the first one, of images that are repeated
@@ -198,8 +198,8 @@ class _Files(Dataset[Any]):
                 bad.append(str(error))  # an exception would reach the main process with the worker's traceback
                 continue
             seed = seed_for(self.seed, epoch, chosen, 0, view) if view else seed_for(self.seed, epoch, chosen)
-            return self._transformed(image, seed), int(self.labels[chosen]), bad
-        return None, 0, bad
+            return self._transformed(image, seed), self.labels[chosen], bad
+        return None, self.labels[0], bad
 
     def _transformed(self, image: Tensor, seed: int) -> Tensor:
         if not self.train:
@@ -229,10 +229,11 @@ class _Keys:
             yield [(index, self.number) for index in indices.tolist()]
 
 
-def _collate(items: list[tuple[Tensor | None, int, list[str]]]) -> tuple[Tensor | None, Tensor, list[str]]:
+def _collate(items: list[tuple[Tensor | None, Tensor, list[str]]]) -> tuple[Tensor | None, Tensor, list[str]]:
     good = [(image, label) for image, label, _ in items if image is not None]
     images = torch.stack([image for image, _ in good]) if good else None
-    return images, torch.tensor([label for _, label in good]), [text for _, _, bad in items for text in bad]
+    labels = torch.stack([label for _, label in good]) if good else torch.empty(0)
+    return images, labels, [text for _, _, bad in items for text in bad]
 
 
 class FileLoader:

@@ -1,4 +1,4 @@
-"""Image files read by worker processes. A worker that dies ends in one sentence that names the file it was reading."""
+"""Images read by worker processes. A worker that dies ends in one sentence that names the image it was reading."""
 
 import contextlib
 import os
@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms.v2 import functional
 
 from residuum.data.decoding import read_image
-from residuum.errors import DataError, first_line, quoted
+from residuum.data.places import Place, shown
+from residuum.errors import DataError, first_line
 
 TELL_EVERY = 10.0  # seconds between lines about how far reading has come
 _LAST_BREATH = 2.0  # seconds in which a process that no longer answers has ended
@@ -24,17 +25,17 @@ _WORTH_A_WORKER = 2000  # small images that are decoded in about the time in whi
 class Desk:
     """What each worker is reading, in memory that all processes share."""
 
-    def __init__(self, paths: Sequence[str], workers: int) -> None:
-        self.paths = paths
+    def __init__(self, places: Sequence[Place], workers: int) -> None:
+        self.places = places
         self.slots = torch.full((max(workers, 1), 2), -1).share_memory_()  # type: ignore[no-untyped-call] # process id, number of its file
 
     def read(self, index: int, channels: int) -> Tensor:
-        """The image of one file, noted for as long as it takes; raises `DataError`."""
+        """One image, noted for as long as it takes; raises `DataError`."""
         worker = get_worker_info()
         slot = self.slots[worker.id if worker is not None else 0]
         slot[0], slot[1] = os.getpid(), index
         try:
-            return read_image(self.paths[index], channels)
+            return read_image(self.places[index], channels)
         finally:
             slot[1] = -1
 
@@ -64,8 +65,8 @@ class Desk:
             time.sleep(0.05)
         if not dead:
             return DataError(f"the images cannot be read: {first_line(error)}")
-        reading = [self.paths[index] for _, index in dead if index >= 0]
-        what = f"while it read {quoted(reading[0], 200)}" if reading else "between two images"
+        reading = [self.places[index] for _, index in dead if index >= 0]
+        what = f"while it read {shown(reading[0])}" if reading else "between two images"
         return DataError(
             f"a worker process that reads images died {what} ({first_line(error)}); if memory ran out, take fewer "
             "--workers or a smaller batch, else look at that file"
@@ -111,29 +112,29 @@ class _Chunks(Dataset[Any]):
 
 
 def decoded(
-    paths: Sequence[str], size: tuple[int, int], channels: int, say: Callable[[str], None], *, stop_at_bad: bool
+    places: Sequence[Place], size: tuple[int, int], channels: int, say: Callable[[str], None], *, stop_at_bad: bool
 ) -> tuple[Tensor, dict[int, str]]:
-    """Images of files, brought to one size, as uint8 (N, H, W, C), and by number what is wrong with those that are bad.
+    """Images, brought to one size, as uint8 (N, H, W, C), and by number what is wrong with those that are bad.
 
     All cores decode. `stop_at_bad` ends at the first bad one that is met.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, len(paths) // _WORTH_A_WORKER)
+    workers = min(cores, len(places) // _WORTH_A_WORKER)
     step = max(1, _CHUNK // (size[0] * size[1] * channels))
-    desk = Desk(paths, workers)
+    desk = Desk(places, workers)
     loader = DataLoader(
         _Chunks(desk, size, channels),
         batch_size=None,
-        sampler=[(begin, min(begin + step, len(paths))) for begin in range(0, len(paths), step)],
+        sampler=[(begin, min(begin + step, len(places))) for begin in range(0, len(places), step)],
         num_workers=workers,
         generator=torch.Generator(),  # else the global one would be drawn from
         worker_init_fn=leave_interrupts_to_the_main_process,
     )
-    images = torch.empty(len(paths), *size, channels, dtype=torch.uint8)
+    images = torch.empty(len(places), *size, channels, dtype=torch.uint8)
     bad: dict[int, str] = {}
     told = time.monotonic()
     if workers:
-        say(f"reading {len(paths):,} images into memory")
+        say(f"reading {len(places):,} images into memory")
     for begin, some, wrong in desk.batches(loader):
         images[begin : begin + len(some)] = some
         bad |= wrong
@@ -141,5 +142,5 @@ def decoded(
             break
         if time.monotonic() - told > TELL_EVERY:
             told = time.monotonic()
-            say(f"{begin + len(some):,} of {len(paths):,} images are read")
+            say(f"{begin + len(some):,} of {len(places):,} images are read")
     return images, bad

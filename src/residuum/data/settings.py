@@ -20,7 +20,8 @@ LARGEST_SIDE = 1 << 14  # pixels of an image that goes into a network
 class DataSettings:
     """Which images are trained on."""
 
-    # dataset: digits, cifar10, cifar100, fashion-mnist, or an image folder
+    # dataset: digits, cifar10, cifar100, fashion-mnist; a folder of images; a list (.csv, .tsv, .json, .jsonl); .tar
+    # shards; a .npz, .parquet or packed file; or hf: and a name on the Hugging Face hub
     path: Annotated[str, arg(aliases=("--data",))] = "digits"
     # share of the training images that is held out for validation where the data has no validation split; 0 holds out
     # none

@@ -1,6 +1,6 @@
-"""Where images come from: the digits in the package, torchvision's datasets, image folders."""
+"""Where images come from: the digits in the package, torchvision's datasets, and what a catalog lists."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from residuum.data.augmentation import evaluation_transform, normalise
-from residuum.data.catalog import NAMED, Catalog, Files, held_out, split_files
 from residuum.data.decoding import image_size, read_image
+from residuum.data.listing import NAMED, Catalog, Files, Label, held_out, labels_of, split_files
+from residuum.data.places import Place
 from residuum.data.reading import decoded
 from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError, DataError, first_line, quoted
@@ -27,9 +28,12 @@ CROP = 0.875  # of photographs in evaluation: the centre that 224 of 256 pixels 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a dataset: uint8 (N, H, W, C) in memory, or files still to be read; labels are int64 (N,)."""
+    """One split of a dataset: uint8 (N, H, W, C) in memory, or where images lie that are still to be read.
 
-    images: Tensor | tuple[str, ...]
+    Labels are int64 (N,), or where images may be of several classes float32 (N, classes), 1 for each class it is of.
+    """
+
+    images: Tensor | tuple[Place, ...]
     labels: Tensor
 
     def __len__(self) -> int:
@@ -39,7 +43,7 @@ class Split:
         """The images that a mask (N,) chooses."""
         if isinstance(self.images, Tensor):
             return Split(self.images[chosen], self.labels[chosen])
-        images = tuple(path for path, out in zip(self.images, chosen.tolist(), strict=True) if out)
+        images = tuple(place for place, out in zip(self.images, chosen.tolist(), strict=True) if out)
         return Split(images, self.labels[chosen])
 
 
@@ -76,7 +80,7 @@ def open_dataset(
     if catalog.name in NAMED:
         return _open_named(catalog, settings, channels, cache)
     if channels not in (1, 3):
-        raise DataError(f"an image folder gives 1 channel (grey) or 3 (RGB), but the model takes {channels}")
+        raise DataError(f"images are read with 1 channel (grey) or 3 (RGB), but the model takes {channels}")
     splits = split_files(catalog, settings.holdout)
     # Images of one small size are held in memory, unless another size is asked for.
     if catalog.in_memory and settings.image_size in (None, catalog.image_size):
@@ -88,7 +92,7 @@ def open_dataset(
     skipped: list[str] = []
     if "val" in splits:  # it is read for the first time after a whole epoch: what can be known before, is
         splits["val"] = _readable(splits["val"], settings.skip_bad_images, skipped)
-    listed = {name: _listed(split) for name, split in splits.items()}
+    listed = {name: _listed(split, catalog) for name, split in splits.items()}
     return Dataset(
         catalog.classes,
         listed["train"],
@@ -117,7 +121,7 @@ def _open_named(catalog: Catalog, settings: DataSettings, channels: int, cache: 
             f"{channels}; leave that out"
         )
     if settings.image_size not in (None, catalog.image_size):
-        raise DataError(f"{catalog.name} keeps its own image size; leave out the image size, or give an image folder")
+        raise DataError(f"{catalog.name} keeps its own image size; leave out the image size, or give image files")
     _refuse_for_memory(settings)
     classes = catalog.classes
     if catalog.name == "digits":
@@ -176,17 +180,26 @@ def _measured(train: Split) -> Preprocessing:
     return Preprocessing(channels, (height, width), tuple(mean.tolist()), tuple(std.tolist()), 0.0)
 
 
-# -- image folders -----------------------------------------------------------------------------------------------------
+# -- listed images -----------------------------------------------------------------------------------------------------
 
 
-def _listed(split: Sequence[tuple[str, int]]) -> Split:
-    return Split(tuple(path for path, _ in split), torch.tensor([label for _, label in split]))
+def _listed(split: Files, catalog: Catalog) -> Split:
+    return Split(tuple(place for place, _ in split), _labels(split, catalog))
+
+
+def _labels(listed: Files, catalog: Catalog) -> Tensor:
+    if not catalog.several:
+        return torch.tensor([label for _, label in listed])
+    targets = torch.zeros(len(listed), len(catalog.classes))
+    for i, (_, label) in enumerate(listed):
+        targets[i, list(labels_of(label))] = 1
+    return targets
 
 
 def _readable(listed: Files, skip_bad_images: bool, skipped: list[str]) -> Files:
     """The files whose headers say that they are images."""
 
-    def problem(file: tuple[str, int]) -> str | None:
+    def problem(file: tuple[Place, Label]) -> str | None:
         try:
             image_size(file[0])
         except DataError as error:
@@ -211,11 +224,11 @@ def _open_small(
     """All images decoded into memory, at the catalog's size."""
     listed = [file for split in splits.values() for file in split]
     images, bad = decoded(
-        [path for path, _ in listed], catalog.image_size, channels, say, stop_at_bad=not settings.skip_bad_images
+        [place for place, _ in listed], catalog.image_size, channels, say, stop_at_bad=not settings.skip_bad_images
     )
     if bad and not settings.skip_bad_images:
         raise DataError(f"{bad[min(bad)]}; remove or mend it, or leave it out by --skip-bad-images")
-    whole = Split(images, torch.tensor([label for _, label in listed]))
+    whole = Split(images, _labels(tuple(listed), catalog))
     good = torch.ones(len(listed), dtype=torch.bool)
     good[list(bad)] = False
     made: dict[str, Split] = {}

@@ -18,7 +18,7 @@ from residuum.data.sources import Split, evaluation_transform, read_image
 from residuum.errors import ConfigError, DataError, quoted
 from residuum.evaluation.counts import count, pair
 from residuum.evaluation.evaluate import How, evaluate
-from residuum.evaluation.predictions import Predictions, processes
+from residuum.evaluation.predictions import Predictions, names, processes
 from residuum.evaluation.report import paired_table, print_evaluation, write_folder
 from residuum.files import cache_folder, read_text
 from residuum.preprocessing import Preprocessing
@@ -114,8 +114,8 @@ def _common(first: Predictions, second: Predictions) -> tuple[NDArray[np.bool_],
     place = {name: i for i, name in enumerate(second.images)}
     both = [(i, place[name]) for i, name in enumerate(first.images) if name in place]
     mine, theirs = (np.array(side, dtype=np.int64) for side in zip(*both, strict=True))
-    names = [np.array(p.classes, dtype=object)[p.labels] for p in (first, second)]
-    if (names[0][mine] != names[1][theirs]).any():
+    called = [np.array(p.classes, dtype=object)[p.labels] for p in (first, second)]
+    if (called[0][mine] != called[1][theirs]).any():
         raise DataError("the two networks name the classes differently, so that they cannot be compared image by image")
     return first.right[mine], second.right[theirs]
 
@@ -123,13 +123,14 @@ def _common(first: Predictions, second: Predictions) -> tuple[NDArray[np.bool_],
 def _shown(split: Split, preprocessing: Preprocessing, found: Predictions) -> Callable[[int], NDArray[np.uint8]]:
     """The picture of each prediction as the network saw it, uint8 (H, W, 3)."""
     transform = evaluation_transform(preprocessing)
+    place_of = {name: i for i, name in enumerate(names(split))}
 
     def image(place: int) -> NDArray[np.uint8]:
-        name = found.images[place]
+        at = place_of[found.images[place]]
         if isinstance(split.images, Tensor):
-            pixels = split.images[int(name)].permute(2, 0, 1)
+            pixels = split.images[at].permute(2, 0, 1)
         else:
-            pixels = transform(read_image(name, preprocessing.channels))
+            pixels = transform(read_image(split.images[at], preprocessing.channels))
         values: NDArray[np.uint8] = pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
         return values
 

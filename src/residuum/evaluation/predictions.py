@@ -54,8 +54,10 @@ class Shard:
 
 
 def names(split: Split) -> tuple[str, ...]:
-    """A name for each image: its path, or its number where images are in memory."""
-    return tuple(map(str, range(len(split)))) if isinstance(split.images, Tensor) else split.images
+    """A name for each image: its path, or what it is called in the file that holds it; a number for one in memory."""
+    if isinstance(split.images, Tensor):
+        return tuple(map(str, range(len(split))))
+    return tuple(place if isinstance(place, str) else place.name for place in split.images)
 
 
 def look(

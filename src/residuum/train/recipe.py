@@ -322,7 +322,9 @@ def _usual(catalog: Catalog) -> tuple[str, dict[str, Any]]:
     """The preset that goes with a dataset, and the fields in which its recipe differs from a new one."""
     if catalog.name in _BY_DATA:
         return _BY_DATA[catalog.name]
-    return _BY_DATA["cifar10"] if catalog.image_size and max(catalog.image_size) <= SMALL_IMAGE else _PHOTOGRAPHS
+    small = catalog.image_size and max(catalog.image_size) <= SMALL_IMAGE
+    name, fields = _BY_DATA["cifar10"] if small else _PHOTOGRAPHS
+    return name, fields | ({"loss.name": "bce"} if catalog.several else {})
 
 
 def check_fit(recipe: Recipe, catalog: Catalog) -> None:
@@ -337,6 +339,11 @@ def check_fit(recipe: Recipe, catalog: Catalog) -> None:
         raise ConfigError(
             f"model.in_channels is {recipe.model.in_channels} but {catalog.name} has {catalog.channels}; leave "
             "model.in_channels out"
+        )
+    if catalog.several and recipe.loss.name != "bce":
+        raise ConfigError(
+            f"loss.name is {recipe.loss.name}, which is for images of one class, but those of {quoted(catalog.name)} may be "
+            "of several; take bce"
         )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from residuum.data.catalog import Catalog
+from residuum.data.listing import Catalog, labels_of
 from residuum.errors import ConfigError, RunError, first_line, quoted
 from residuum.files import write_text, write_whole
 from residuum.train.execution import Execution
@@ -38,7 +38,8 @@ class DataRecord:
     def of(cls, catalog: Catalog) -> Self:
         """That of a catalog."""
         counts = {
-            split: dict(Counter(catalog.classes[label] for _, label in files)) for split, files in catalog.files.items()
+            split: dict(Counter(catalog.classes[i] for _, label in files for i in labels_of(label)))
+            for split, files in catalog.files.items()
         }
         return cls(tuple(catalog.classes), counts, catalog.digest)
 

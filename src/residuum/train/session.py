@@ -73,7 +73,7 @@ def fit(
     catalog = catalog or scan(recipe.data.path)
     check_fit(recipe, catalog)
     precision, why = choose_precision(recipe.precision, device)
-    recipe = recipe.replace({"data.path": _absolute(catalog), "precision": precision})
+    recipe = recipe.replace({"data.path": catalog.location, "precision": precision})
     with generators_kept(device):
         job = prepare(recipe, execution, catalog, device, callbacks)
         run = Run.create(path, recipe, execution, DataRecord.of(catalog))
@@ -114,7 +114,7 @@ def resume(
             f"the run cannot go on, as {quoted(recipe.data.path)} is not what it was: {changed}; put it back, or train "
             "anew"
         )
-    recipe = recipe.replace({"data.path": _absolute(catalog)})
+    recipe = recipe.replace({"data.path": catalog.location})
     why = _precision_here(recipe, device)
     values, fallen_back = run.load_state()
     with generators_kept(device):
@@ -151,11 +151,6 @@ def _precision_here(recipe: Recipe, device: torch.device) -> str:
     precision, _ = choose_precision(recipe.precision, device)
     usual, why = choose_precision("auto", device)
     return "as before" if precision == usual else f"as before, though {usual} would be chosen here: {why}"
-
-
-def _absolute(catalog: Catalog) -> str:
-    """The data as a recipe names it, whatever the working directory."""
-    return str(Path(catalog.name).expanduser().absolute()) if any(catalog.files.values()) else catalog.name
 
 
 def _say(callbacks: Sequence[Callback], topic: str, text: str) -> None:
