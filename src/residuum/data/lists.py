@@ -61,9 +61,9 @@ def scan_list(path: str) -> Catalog:
     if missing:
         count = len(missing)
         some = ", ".join(quoted(name, 60) for name in missing[:3]) + (", ..." if count > 3 else "")
-        are = "images are" if count > 1 else "image is"
+        are = "are" if count > 1 else "is"
         raise DataError(
-            f"{count:,} of the {len(rows):,} {are} not where {quoted(path, 100)} says, or no regular files: {some}; "
+            f"{count:,} of the {len(rows):,} images {are} not where {quoted(path, 100)} says, or no regular files: {some}; "
             "paths are relative to the list's folder"
         )
     return sort_out(path, found.values(), root=root, several="labels" in there, left_out=left_out)

@@ -20,6 +20,7 @@ from residuum.evaluation.counts import count, pair
 from residuum.evaluation.evaluate import How, evaluate
 from residuum.evaluation.predictions import Predictions, names, processes
 from residuum.evaluation.report import paired_table, print_evaluation, write_folder
+from residuum.evaluation.several import count_several, print_several, write_several
 from residuum.files import cache_folder, read_text
 from residuum.preprocessing import Preprocessing
 from residuum.report.tables import print_table
@@ -68,15 +69,22 @@ def evaluate_and_report(request: Request, how: How, console: Console, command: s
         other = predicted(request.against) if request.against is not None else None
         if not first:
             return 0
-        counts = count(found.classes, found.labels, found.probabilities, found.losses)
-        print_evaluation(console, found, counts)
+        one = count(found.classes, found.labels, found.probabilities, found.losses) if not found.several else None
+        several = count_several(found.classes, found.labels, found.probabilities, found.losses) if one is None else None
+        if one is not None:
+            print_evaluation(console, found, one)
+        elif several is not None:
+            print_several(console, found, several)
         for why in found.skipped:
             console.print(f"left out   {why}", markup=False, highlight=False, soft_wrap=True)
         if other is not None:
             print_table(console, paired_table(found, other[0], pair(*_common(found, other[0]))))
         if out is not None:
             with _folder(out):
-                write_folder(out, found, counts, _shown(split, preprocessing, found), command)
+                if one is not None:
+                    write_folder(out, found, one, _shown(split, preprocessing, found), command)
+                elif several is not None:
+                    write_several(out, found, several, command)
             console.print(f"written: {quoted(str(out), 200)}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -114,8 +122,12 @@ def _common(first: Predictions, second: Predictions) -> tuple[NDArray[np.bool_],
     place = {name: i for i, name in enumerate(second.images)}
     both = [(i, place[name]) for i, name in enumerate(first.images) if name in place]
     mine, theirs = (np.array(side, dtype=np.int64) for side in zip(*both, strict=True))
-    called = [np.array(p.classes, dtype=object)[p.labels] for p in (first, second)]
-    if (called[0][mine] != called[1][theirs]).any():
+    if first.several:
+        same = first.classes == second.classes and bool((first.labels[mine] == second.labels[theirs]).all())
+    else:
+        called = [np.array(p.classes, dtype=object)[p.labels] for p in (first, second)]
+        same = bool((called[0][mine] == called[1][theirs]).all())
+    if not same:
         raise DataError("the two networks name the classes differently, so that they cannot be compared image by image")
     return first.right[mine], second.right[theirs]
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 TOP = 5
+THRESHOLD = 0.5  # probability from which on a class is said, where an image may be of several
 BINS = 15  # of confidence, as in 1706.04599
 
 

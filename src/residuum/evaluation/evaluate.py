@@ -76,7 +76,7 @@ def evaluate(
             f"{quoted(str(source), 200)} does not say its classes, and its {model.config.num_classes} outputs are not "
             f"the {len(subject.classes)} classes of the data; use weights that 'residuum train' or 'convert' wrote"
         )
-    labelled = Split(subject.split.images, relabelled(subject, classes)[subject.split.labels])
+    labelled = Split(subject.split.images, _labels(subject, classes))
     set_up(device)
     fast = optimize_for_inference(model.to(device), precision=how.precision)
     done = 0
@@ -139,6 +139,16 @@ def relabelled(subject: Subject, classes: tuple[str, ...]) -> torch.Tensor:
         f"the network knows no class {shown}{nearest(missing[0], classes)}; name the class folders as its classes, "
         f"of which {quoted(classes[0], 40)} is the first of {len(classes)}"
     )
+
+
+def _labels(subject: Subject, classes: tuple[str, ...]) -> torch.Tensor:
+    """The labels of the images as the network counts its classes."""
+    place, own = relabelled(subject, classes), subject.split.labels
+    if own.ndim == 1:
+        return place[own]
+    labels = torch.zeros(len(own), len(classes))
+    labels[:, place] = own
+    return labels
 
 
 def _synsets() -> dict[str, int]:

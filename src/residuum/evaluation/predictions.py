@@ -14,7 +14,7 @@ from torch import Tensor
 
 from residuum.data.sources import Split, evaluation_transform, normalise, read_image
 from residuum.errors import DataError, quoted
-from residuum.evaluation.counts import Floats, Integers
+from residuum.evaluation.counts import THRESHOLD, Floats, Integers
 from residuum.preprocessing import Preprocessing
 
 Logits = Callable[[Tensor], Tensor]
@@ -24,7 +24,8 @@ Logits = Callable[[Tensor], Tensor]
 class Predictions:
     """Of N images, in the order of the split; `source` and `data` name the network and the set, `about` says how.
 
-    `probabilities` are (N, classes), `losses` each image's cross-entropy in nats.
+    `probabilities` are (N, classes), `losses` each image's cross-entropy in nats. Labels are (N,); where images may be
+    of several classes (N, classes), zeros and ones, and then the classes' probabilities do not add up to 1.
     """
 
     source: str
@@ -39,9 +40,17 @@ class Predictions:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Whether each image is predicted right."""
+        """Whether each image is predicted right; of several classes all must be."""
+        if self.several:
+            every: NDArray[np.bool_] = ((self.probabilities >= THRESHOLD) == self.labels.astype(bool)).all(1)
+            return every
         right: NDArray[np.bool_] = self.probabilities.argmax(1) == self.labels
         return right
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may be of several classes."""
+        return self.labels.ndim == 2
 
 
 @dataclass(frozen=True)
@@ -87,8 +96,11 @@ def look(
         with torch.inference_mode():
             out = logits(images).double()
             if mirrored:
-                both = out.softmax(1), logits(images.flip(3)).double().softmax(1)
-                out = ((both[0] + both[1]) / 2).log()
+                other = logits(images.flip(3)).double()
+                if split.labels.ndim == 2:
+                    out = ((out.sigmoid() + other.sigmoid()) / 2).logit()
+                else:
+                    out = ((out.softmax(1) + other.softmax(1)) / 2).log()
         found.append(out.cpu())
         seen += chosen
         count(len(chosen))
@@ -151,11 +163,15 @@ def joined(
     logits = logits[torch.from_numpy(order)]
     if not logits.isfinite().all():
         raise DataError(f"{source} gives NaN or infinity on {quoted(data, 200)}; its figures would mean nothing")
-    losses = F.cross_entropy(logits, labels, reduction="none")
+    if labels.ndim == 2:
+        losses = F.binary_cross_entropy_with_logits(logits, labels.double(), reduction="none").mean(1)
+        probabilities = logits.sigmoid()
+    else:
+        losses, probabilities = F.cross_entropy(logits, labels, reduction="none"), logits.softmax(1)
     every = names(split)
     return Predictions(
-        source, data, about, classes, tuple(every[i] for i in places[order]), labels.numpy(),
-        logits.softmax(1).numpy(), losses.numpy(), skipped,
+        source, data, about, classes, tuple(every[i] for i in places[order]), labels.long().numpy(),
+        probabilities.numpy(), losses.numpy(), skipped,
     )  # fmt: skip
 
 

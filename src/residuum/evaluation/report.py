@@ -40,7 +40,8 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.2f} %"
 
 
-def _interval(share: Share) -> str:
+def interval_of(share: Share) -> str:
+    """Wilson's interval, in percent."""
     low, high = share.interval
     return f"{100 * low:.2f} to {100 * high:.2f} %"
 
@@ -48,9 +49,9 @@ def _interval(share: Share) -> str:
 def overall(found: Predictions, counts: Counts) -> Table:
     """The figures of the whole set."""
     rows = [
-        ("top-1 accuracy", percent(counts.accuracy.value), _interval(counts.accuracy), _of(counts.accuracy)),
+        ("top-1 accuracy", percent(counts.accuracy.value), interval_of(counts.accuracy), of_all(counts.accuracy)),
         *(
-            [(f"top-{TOP} accuracy", percent(counts.top.value), _interval(counts.top), _of(counts.top))]
+            [(f"top-{TOP} accuracy", percent(counts.top.value), interval_of(counts.top), of_all(counts.top))]
             if len(counts.classes) > TOP
             else []
         ),
@@ -62,7 +63,8 @@ def overall(found: Predictions, counts: Counts) -> Table:
     return Table(f"{found.source} on {found.data}", ("figure", "value", "interval", "of"), tuple(rows), note)
 
 
-def _of(share: Share) -> str:
+def of_all(share: Share) -> str:
+    """How many of how many."""
     return f"{share.hits:,} of {share.of:,}"
 
 
@@ -113,26 +115,27 @@ def print_evaluation(console: Console, found: Predictions, counts: Counts) -> No
 
 def write_folder(folder: Path, found: Predictions, counts: Counts, image: Image, command: str) -> None:
     """Write everything that the module's first lines list into a folder that is there; raises `DataError`."""
-    write_text(folder / "predictions.csv", _csv(predictions_rows(found)), DataError)
+    write_text(folder / "predictions.csv", csv_text(predictions_rows(found)), DataError)
     names = ("class", "precision", "recall", "f1", "support", "predicted")
-    rows = ([_safe(row.name), *list(asdict(row).values())[1:]] for row in counts.by_class())
-    write_text(folder / "classes.csv", _csv([names, *rows]), DataError)
-    table = [["true \\ predicted", *map(_safe, counts.classes)]]
-    table += [[_safe(name), *row] for name, row in zip(counts.classes, counts.confusion.tolist(), strict=True)]
-    write_text(folder / "confusion.csv", _csv(table), DataError)
+    rows = ([safe(row.name), *list(asdict(row).values())[1:]] for row in counts.by_class())
+    write_text(folder / "classes.csv", csv_text([names, *rows]), DataError)
+    table = [["true \\ predicted", *map(safe, counts.classes)]]
+    table += [[safe(name), *row] for name, row in zip(counts.classes, counts.confusion.tolist(), strict=True)]
+    write_text(folder / "confusion.csv", csv_text(table), DataError)
     write_text(folder / "evaluation.json", json.dumps(summary(found, counts), indent=1) + "\n", DataError)
     draw_confusion(counts, folder / "confusion.png")
     draw_worst(found, image, folder / "worst.png")
     write_text(folder / "evaluation.html", html(page(found, counts, command)), DataError)
 
 
-def _csv(rows: Iterable[Sequence[Any]]) -> str:
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as the text of a CSV file."""
     file = StringIO()
     csv.writer(file, lineterminator="\n").writerows(rows)
     return file.getvalue()
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """A name that a spreadsheet takes for a name and UTF-8 can hold."""
     clean = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return f"'{clean}" if clean.startswith(("=", "+", "-", "@")) else clean
@@ -144,8 +147,8 @@ def predictions_rows(found: Predictions) -> Iterable[Sequence[Any]]:
     heading = [column for i in range(1, count + 1) for column in (f"class{i}", f"probability{i}")]
     yield ["image", "label", *heading, "loss"]
     for i, best in enumerate(ranking(found.probabilities)):
-        said = [value for c in best for value in (_safe(found.classes[c]), f"{found.probabilities[i, c]:.6g}")]
-        yield [_safe(found.images[i]), _safe(found.classes[found.labels[i]]), *said, f"{found.losses[i]:.6g}"]
+        said = [value for c in best for value in (safe(found.classes[c]), f"{found.probabilities[i, c]:.6g}")]
+        yield [safe(found.images[i]), safe(found.classes[found.labels[i]]), *said, f"{found.losses[i]:.6g}"]
 
 
 def summary(found: Predictions, counts: Counts) -> dict[str, Any]:
@@ -176,12 +179,12 @@ def page(found: Predictions, counts: Counts, command: str) -> Page:
     """The page of an evaluation."""
     accuracy = counts.accuracy
     cards = [
-        Card("top-1 accuracy", percent(accuracy.value), f"{_of(accuracy)} images, 95 %: {_interval(accuracy)}"),
+        Card("top-1 accuracy", percent(accuracy.value), f"{of_all(accuracy)} images, 95 %: {interval_of(accuracy)}"),
         Card("loss", f"{counts.loss:.3f}", "mean cross-entropy, nats"),
         Card("calibration error", percent(counts.calibration_error), "expected, of confidence against accuracy"),
     ]
     if len(counts.classes) > TOP:
-        cards.insert(1, Card(f"top-{TOP} accuracy", percent(counts.top.value), f"{_of(counts.top)} images"))
+        cards.insert(1, Card(f"top-{TOP} accuracy", percent(counts.top.value), f"{of_all(counts.top)} images"))
     rows = sorted((r for r in counts.by_class() if r.support), key=lambda row: row.recall)[:SHOWN]
     bars = [
         Bar(row.name, 100 * row.recall, _percents(Share(round(row.recall * row.support), row.support)),

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 32  # images that go through the network together
 READERS = min(8, os.cpu_count() or 1)  # threads that read image files
+THRESHOLD = 0.5  # probability from which on a class is said, where an image may be of several
 Image = str | Path
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one image, best first, each with its probability."""
+    """The likeliest classes of one image, best first, each with its probability.
+
+    Of a network whose images may be of several classes, all that are likely enough, and it may be none.
+    """
 
     path: str
     classes: tuple[tuple[str, float], ...]
@@ -38,8 +42,12 @@ def predict(
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = BATCH_SIZE,
+    threshold: float | None = None,
 ) -> Iterator[Prediction]:
     """Classify image files: a `Prediction` for each, in their order, given as soon as its batch is done.
+
+    It has the `top` likeliest classes. Where the network was trained on images of several classes, it has all whose
+    probability is at least `threshold`, 0.5 where left out.
 
     `source` is a run folder, a weights file or a reference such as `torchvision:resnet50.IMAGENET1K_V2`, whatever
     `residuum.load` takes, or a network with `classes` and `preprocessing`. `optimize_for_inference` makes it fast, in
@@ -71,7 +79,12 @@ def predict(
             f"{what} does not say its classes and preprocessing; use weights that 'residuum train' saved or a hub's, "
             "or set them: model.classes, model.preprocessing"
         )
-    return _predictions(optimize_for_inference(model, precision=precision), model, images, top, batch_size)
+    if not model.several_classes and threshold is not None:
+        raise ConfigError(f"a threshold is for networks of several classes an image, which {what} is not; leave it out")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ConfigError(f"threshold is {quoted(threshold)}; it must be a number in [0, 1]")
+    fast = optimize_for_inference(model, precision=precision)
+    return _predictions(fast, model, images, top, batch_size, THRESHOLD if threshold is None else threshold)
 
 
 def _loaded(source: str | Path) -> "ResNet":
@@ -84,7 +97,7 @@ def _loaded(source: str | Path) -> "ResNet":
 
 
 def _predictions(
-    net: "FoldedResNet", model: "ResNet", images: Iterable[Image], top: int, batch_size: int
+    net: "FoldedResNet", model: "ResNet", images: Iterable[Image], top: int, batch_size: int, threshold: float
 ) -> Iterator[Prediction]:
     from residuum.data.sources import evaluation_transform, read_image
 
@@ -98,14 +111,16 @@ def _predictions(
     pixels = read_ahead((os.fspath(image) for image in images), read, 3 * batch_size)
     try:
         while batch := list(itertools.islice(pixels, batch_size)):
-            found = _likeliest(net, model, [image for _, image in batch], top)
+            found = _likeliest(net, model, [image for _, image in batch], top, threshold)
             for (path, _), best in zip(batch, found, strict=True):
                 yield Prediction(path, tuple((classes[i], probability) for i, probability in best))
     finally:
         pixels.close()
 
 
-def _likeliest(net: "FoldedResNet", model: "ResNet", images: list["Tensor"], top: int) -> list[list[tuple[int, float]]]:
+def _likeliest(
+    net: "FoldedResNet", model: "ResNet", images: list["Tensor"], top: int, threshold: float
+) -> list[list[tuple[int, float]]]:
     """Of each image the places of the likeliest classes and their probabilities."""
     import torch
 
@@ -114,9 +129,12 @@ def _likeliest(net: "FoldedResNet", model: "ResNet", images: list["Tensor"], top
     assert model.preprocessing is not None
     with torch.inference_mode():  # not around a yield, where it would reach into the caller
         pixels = torch.stack(images).to(net.device)  # all have the size that the network was trained on
-        shares = net(normalise(pixels, model.preprocessing)).softmax(1)
-        values, places = shares.topk(min(top, shares.shape[1]))
-    return [list(zip(*pair, strict=True)) for pair in zip(places.tolist(), values.tolist(), strict=True)]
+        logits = net(normalise(pixels, model.preprocessing))
+        shares = logits.sigmoid() if model.several_classes else logits.softmax(1)
+        values, places = shares.topk(shares.shape[1] if model.several_classes else min(top, shares.shape[1]))
+    least = threshold if model.several_classes else 0.0
+    rows = zip(places.tolist(), values.tolist(), strict=True)
+    return [[(at, value) for at, value in zip(*row, strict=True) if value >= least] for row in rows]
 
 
 def read_ahead(

@@ -86,6 +86,7 @@ class ResNet(nn.Module):
         # What its weights were trained for, where that is known: names of the classes, and what happens to images.
         self.classes: tuple[str, ...] | None = None
         self.preprocessing: Preprocessing | None = None
+        self.several_classes = False  # whether an image may be of several, so that each has a probability of its own
         # A pre-activation block begins with its own norm, so the stem has none and the head has one.
         block = PreactBlock if config.preact else Block
         self.conv1 = stem_convolutions(config)

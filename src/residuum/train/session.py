@@ -203,6 +203,7 @@ def prepare(
     torch.manual_seed(recipe.seed)
     network = make_network(recipe.model, device, recipe.precision)
     network.classes, network.preprocessing = dataset.classes, dataset.preprocessing
+    network.several_classes = catalog.several
     make = partial(_loader, recipe, execution, dataset, device=device)
     train = make(dataset.train, train=True)
     val = make(dataset.val, train=False) if dataset.val is not None else None
@@ -379,7 +380,8 @@ def _save(job: Job, run: Run) -> None:
     state, dataset = job.state, job.dataset
     # Without the check of `residuum.save` that a network is what its config says: it was made of it above.
     tensors = state.result.state_dict()
-    write_ours(tensors, job.recipe.model, run.weights, dataset.classes, dataset.preprocessing, {})
+    extra = {"several_classes": True} if state.network.several_classes else {}
+    write_ours(tensors, job.recipe.model, run.weights, dataset.classes, dataset.preprocessing, extra)
     if state.progress.history:
         run.save_metrics(state.progress.history)
     run.save_state(state.to_dict())

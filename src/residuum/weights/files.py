@@ -169,6 +169,8 @@ def take_over(model: ResNet, checkpoint: Checkpoint, *, head: bool, new_head: bo
     classes, preprocessing = checkpoint.classes, checkpoint.preprocessing
     if preprocessing is not None and preprocessing.channels == model.config.in_channels:
         model.preprocessing = preprocessing
+    if head:
+        model.several_classes = checkpoint.metadata.get("several_classes") is True
     if head or new_head:
         fits = head and classes is not None and len(classes) == model.config.num_classes
         model.classes = classes if fits else None
@@ -212,6 +214,8 @@ def save(
     if preprocessing is None and isinstance(network, ResNet):
         theirs = network.preprocessing
         preprocessing = theirs if theirs is not None and theirs.channels == config.in_channels else None
+    if isinstance(network, ResNet) and network.several_classes:
+        extra = {"several_classes": True} | extra
     write_ours(state, config, Path(path), classes, preprocessing, extra)
 
 
