@@ -12,6 +12,7 @@ from sklearn import metrics
 import residuum
 from residuum.errors import ConfigError
 from residuum.evaluation.several import average_precision, count_several
+from residuum.inference.predict import predict
 from residuum.train import fit
 from tests.train.runs import tiny
 
@@ -107,7 +108,7 @@ def test_predictions_are_the_classes_above_a_threshold(run, command, refused, fi
     picture([], 2).save(tmp_path / "none.png")
     model = residuum.load(run.path)
     assert model.several_classes
-    found = list(residuum.predict(model, [tmp_path / "both.png", tmp_path / "none.png"], threshold=0.0))
+    found = list(predict(model, [tmp_path / "both.png", tmp_path / "none.png"], threshold=0.0))
     assert [len(one.classes) for one in found] == [3, 3]
     assert {name for name, _ in found[0].classes[:2]} == {"r", "b"}
     loud = command("predict", run.path, tmp_path / "both.png", "--threshold", 1.0)
