@@ -41,14 +41,22 @@ def test_medmnist_has_splits_before_its_keys(tmp_path, save, shape):
 
 @pytest.mark.parametrize(
     "keys",
-    [("x_train", "y_train", "x_test", "y_test"), ("train_x", "train_y", "test_x", "test_y"), ("data", "target", None, None)],
+    [
+        ("x_train", "y_train", "x_test", "y_test"),
+        ("train_x", "train_y", "test_x", "test_y"),
+        ("data", "target", None, None),
+    ],
 )
 def test_other_names_are_found_by_shape_and_type(tmp_path, keys):
     values = (pixels(8, 9, 9), np.arange(8) % 2, pixels(4, 9, 9), np.arange(4) % 2)
-    np.savez(tmp_path / "a.npz", **{k: v for k, v in zip(keys, values, strict=True) if k}, classes=np.array(["no", "yes"]))
+    np.savez(
+        tmp_path / "a.npz", **{k: v for k, v in zip(keys, values, strict=True) if k}, classes=np.array(["no", "yes"])
+    )
     found = scan(tmp_path / "a.npz")
     assert found.classes == ("no", "yes")
-    assert {split: len(files) for split, files in found.files.items()} == ({"train": 8} | ({"test": 4} if keys[2] else {}))
+    assert {split: len(files) for split, files in found.files.items()} == (
+        {"train": 8} | ({"test": 4} if keys[2] else {})
+    )
 
 
 def test_zeros_and_ones_say_which_of_several_classes_an_image_is_of(tmp_path):
@@ -83,7 +91,7 @@ def test_other_pixels_are_another_digest(tmp_path):
     ("arrays", "says"),
     [
         ({}, "it holds no array"),
-        ({"images": np.zeros((8, 9, 9)), "labels": np.arange(8)}, r"does not say .* 'images' float64 \(8, 9, 9\), 'labels'"),
+        ({"images": np.zeros((8, 9, 9)), "labels": np.arange(8)}, r"say .* 'images' float64 \(8, 9, 9\), 'labels'"),
         ({"images": pixels(8, 3, 9, 9), "labels": np.arange(8)}, r"does not say .*uint8 \(8, 3, 9, 9\)"),
         ({"images": pixels(8, 9, 9), "labels": np.arange(7)}, "does not say which arrays are the images"),
         ({"images": pixels(8, 9, 9), "a": np.arange(8), "b": np.arange(8)}, "does not say which arrays are the images"),

@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from residuum.data import catalog
+from residuum.data import listing
 from residuum.data.catalog import NAMED, USUAL_SIZE, held_out, scan, split_files
 from residuum.errors import DataError
 
@@ -121,7 +121,7 @@ def test_large_images_and_those_of_several_sizes_stay_files(tmp_path):
 
 
 def test_small_images_that_memory_cannot_hold_stay_files(image_folder, monkeypatch):
-    monkeypatch.setattr(catalog, "MEMORY_LIMIT", 1000)
+    monkeypatch.setattr(listing, "MEMORY_LIMIT", 1000)
     found = scan(image_folder(side=16))
     assert found.image_size == (16, 16)
     assert not found.in_memory

@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.kinds import as_kind
 
 from residuum.data.checking import as_json, check, size_range
 from residuum.errors import DataError
-from tests.data.kinds import as_kind
 
 
 def test_a_sound_dataset_has_nothing_wrong(image_folder):

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.conftest import COLOURS, paint
+from tests.data.kinds import KINDS, as_kind
+from tests.train.runs import same, tiny
 
 from residuum.data.catalog import scan, split_files
 from residuum.data.loaders import Schedule, make_loader
@@ -17,9 +20,6 @@ from residuum.data.settings import Augmentation, DataSettings
 from residuum.data.sources import open_dataset
 from residuum.errors import DataError
 from residuum.train import fit
-from tests.conftest import COLOURS, paint
-from tests.data.kinds import KINDS, as_kind
-from tests.train.runs import same, tiny
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,9 @@ def folder(tmp_path_factory):
             (root / split / name).mkdir(parents=True)
             for i in range(count):
                 ending = "jpg" if i % 3 else "png"
-                paint(root / split / name / f"{i}.{ending}", 16, colour, seed=1000 * label + i + 500 * (split == "test"))
+                paint(
+                    root / split / name / f"{i}.{ending}", 16, colour, seed=1000 * label + i + 500 * (split == "test")
+                )
     return root
 
 
@@ -82,15 +84,18 @@ def test_weights_are_those_of_the_folder(kind, trained, tmp_path):
 
 def test_a_tar_that_is_gone_on_with_by_another_number_of_processes_gives_each_image_once(folder, tmp_path):
     data = open_dataset(
-        scan(as_kind(folder, "images.tar", tmp_path)), DataSettings(image_size=(24, 24), holdout=0.0), channels=3, cache=None
+        scan(as_kind(folder, "images.tar", tmp_path)),
+        DataSettings(image_size=(24, 24), holdout=0.0),
+        channels=3,
+        cache=None,
     )
 
     def labels_and_means(schedule_start, world):
         parts = []
         for rank in range(world):
             loader = make_loader(
-                data.train, data.preprocessing, batch_size=24, seed=0, train=True, device=torch.device("cpu"), workers=0,
-                augmentation=Augmentation(), skip_bad_images=False, rank=rank, world=world,
+                data.train, data.preprocessing, batch_size=24, seed=0, train=True, device=torch.device("cpu"),
+                workers=0, augmentation=Augmentation(), skip_bad_images=False, rank=rank, world=world,
             )  # fmt: skip
             begin, end = schedule_start
             steps = list(loader.epoch(0, begin))[: end - begin]
@@ -125,7 +130,9 @@ def bomb():
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
 
 
 def turned():

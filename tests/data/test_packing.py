@@ -1,7 +1,6 @@
 """Packed files: what was put in comes out, whole or not at all; scaled images keep names, labels and splits."""
 
 import json
-import os
 import struct
 import zlib
 
@@ -77,7 +76,7 @@ def test_a_bad_image_stops_packing_or_is_left_out_and_said(root, tmp_path):
     (root / "train" / "a" / "4.png").write_bytes(b"junk")
     with pytest.raises(DataError, match="4.png' cannot be decoded .*--skip-bad-images"):
         pack(root, tmp_path / "a.packed", size=80)
-    assert sorted(os.listdir(tmp_path)) == ["data"]
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
     done = pack(root, tmp_path / "a.packed", size=80, skip_bad_images=True)
     assert (done.images, len(done.skipped)) == (8, 1)
     assert len(scan(tmp_path / "a.packed").files["train"]) == 8

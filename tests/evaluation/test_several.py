@@ -1,4 +1,4 @@
-"""Images of several classes: figures against scikit-learn's, and the way from a list to a run, a page and predictions."""
+"""Images of several classes: figures against scikit-learn's, and the way from a list to a run and predictions."""
 
 import csv
 import json
@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from sklearn import metrics
+from tests.train.runs import tiny
 
 import residuum
 from residuum.errors import ConfigError
 from residuum.evaluation.several import average_precision, count_several
 from residuum.inference.predict import predict
 from residuum.train import fit
-from tests.train.runs import tiny
 
 NAMES = ("cat", "dog", "fox", "owl")
 

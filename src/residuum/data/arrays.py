@@ -53,7 +53,7 @@ class Array:
 
 
 def scan_arrays(path: str) -> Catalog:
-    """The catalog of a `.npz` file; raises `DataError` that lists its keys where they are not clear. Nothing is unpickled."""
+    """The catalog of a `.npz` file; raises `DataError` that lists its keys where they are not clear."""
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = [array for entry in archive.infolist() if (array := _header(archive, entry)) is not None]
@@ -72,7 +72,9 @@ def scan_arrays(path: str) -> Catalog:
         raise DataError(f"{quoted(path, 200)} cannot be read: {error.strerror or first_line(error)}") from None
     images, labels = pairs["train"]
     classes = names or tuple(
-        map(str, range(labels.shape[1])) if several else class_order({row.labels[0] for row in found if row.split == "train"})
+        map(str, range(labels.shape[1]))
+        if several
+        else class_order({row.labels[0] for row in found if row.split == "train"})
     )
     channels = images.shape[3] if len(images.shape) == 4 else 1
     return sort_out(path, found, classes=classes, channels=channels, several=several, stamp=stamp)
@@ -110,8 +112,8 @@ def _pairs(path: str, arrays: list[Array]) -> dict[str, tuple[Array, Array]]:
         elif images or labels or split == "train":
             have = ", ".join(f"{quoted(a.key, 30)} {a.dtype} {a.shape}" for a in arrays[:8])
             raise DataError(
-                f"{quoted(path, 100)} does not say which arrays are the images, uint8 (N, H, W) or (N, H, W, 1 or 3), and "
-                f"the labels, whole numbers (N,) or (N, classes), of {split}; it holds {have or 'no array'}"
+                f"{quoted(path, 100)} does not say which arrays are the images, uint8 (N, H, W) or (N, H, W, 1 or 3), "
+                f"and the labels, whole numbers (N,) or (N, classes), of {split}; it holds {have or 'no array'}"
             )
     return pairs
 
@@ -136,7 +138,9 @@ def _rows(
     values = _values(archive, labels)
     several = values.ndim == 2 and values.shape[1] > 1
     if several and not np.isin(values, (0, 1)).all():
-        raise DataError(f"{quoted(path, 200)} has labels {quoted(labels.key, 30)} (N, {values.shape[1]}) that are not all 0 or 1")
+        raise DataError(
+            f"{quoted(path, 200)} has labels {quoted(labels.key, 30)} (N, {values.shape[1]}) that are not all 0 or 1"
+        )
     if not several:
         values = values.reshape(len(values), -1)[:, 0].astype(np.int64)
     if values.min(initial=0) < 0 or (names is not None and not several and values.max(initial=0) >= len(names)):
@@ -182,5 +186,3 @@ def _where(path: str, archive: zipfile.ZipFile, array: Array) -> tuple[str, int]
 
         write_whole(place, unpack, DataError)
     return str(place), array.header
-
-

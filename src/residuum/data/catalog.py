@@ -36,8 +36,9 @@ def scan(path: str | Path) -> Catalog:
         return _scan_file(root)
     if os.path.exists(root):  # noqa: PTH110
         raise DataError(f"{quoted(text, 200)} is neither a folder nor a regular file")
-    if glob.has_magic(root) and "\0" not in root:
-        return _scan_several(root)
+    several = _matching(root)
+    if several:
+        return _scan_several(root, several)
     raise DataError(
         f"{quoted(text, 200)} is neither a dataset ({', '.join(NAMED)}) nor a folder or file that exists"
         f"{nearest(text, NAMED)}"
@@ -72,12 +73,20 @@ def _scan_file(root: str) -> Catalog:
     raise DataError(f"{quoted(root, 200)} is a file, but not {_KINDS}; give one, or a folder with a folder a class")
 
 
-def _scan_several(pattern: str) -> Catalog:
-    found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))  # noqa: PTH113, PTH207
-    endings = {os.path.splitext(path)[1].lower() for path in found}  # noqa: PTH122
+def _matching(pattern: str) -> list[str]:
+    """The files that a pattern such as `shards/*.tar` matches, sorted."""
+    if not glob.has_magic(pattern) or "\0" in pattern:
+        return []
+    return sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))  # noqa: PTH113, PTH207
+
+
+def _scan_several(pattern: str, paths: list[str]) -> Catalog:
+    endings = {os.path.splitext(path)[1].lower() for path in paths}  # noqa: PTH122
     if endings == {".tar"}:
-        return scan_tars(pattern, found)
+        return scan_tars(pattern, paths)
     if endings == {".parquet"}:
-        return scan_parquet(pattern, found)
-    what = f"matches files that end in {', '.join(quoted(e, 20) for e in sorted(endings)[:5])}" if found else "matches no file"
-    raise DataError(f"{quoted(pattern, 200)} {what}; a pattern is for .tar shards or .parquet files alone")
+        return scan_parquet(pattern, paths)
+    have = ", ".join(quoted(ending, 20) for ending in sorted(endings)[:5])
+    raise DataError(
+        f"{quoted(pattern, 200)} matches files that end in {have}; a pattern is for .tar shards or .parquet files alone"
+    )

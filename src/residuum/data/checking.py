@@ -1,6 +1,7 @@
 """`residuum data check`: every image of a dataset decoded once, and what is wrong with them, or odd, counted."""
 
 import hashlib
+import math
 import os
 import time
 from collections import Counter, deque
@@ -70,12 +71,11 @@ def check(source: str | Path, say: Callable[[str], None] = lambda text: None) ->
     sizes: list[tuple[int, int]] = []
     modes: Counter[str] = Counter()
     bad: list[str] = []
-    told, done = time.monotonic(), 0
+    told = time.monotonic()
     for split, listed in catalog.files.items():
         for _, label in listed:
             counts[split].update(catalog.classes[i] for i in labels_of(label))
-    for seen in _seen(catalog):
-        done += 1
+    for done, seen in enumerate(_seen(catalog), 1):
         if isinstance(seen, DataError):
             bad.append(str(seen))
         else:
@@ -91,7 +91,7 @@ def check(source: str | Path, say: Callable[[str], None] = lambda text: None) ->
     contradicting = [group for group in others if len({seen.classes for seen in group}) > 1]
     within = [group for group in others if len({seen.classes for seen in group}) == 1]
     return Check(
-        catalog, counts, tuple(bad), tuple(sorted(sizes, key=lambda size: size[0] * size[1])), dict(modes.most_common()),
+        catalog, counts, tuple(bad), tuple(sorted(sizes, key=math.prod)), dict(modes.most_common()),
         _names(between), _names(contradicting), _names(within),
     )  # fmt: skip
 

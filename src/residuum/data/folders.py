@@ -1,8 +1,8 @@
 """Image folders: one folder per class, each inside `train/`, `val/` and `test/`, or without such splits.
 
-    PATH/train/CLASS/**/*.jpg        (or Train, training)
-    PATH/val/CLASS/**/*.jpg          (or valid, validation), may be missing
-    PATH/test/CLASS/**/*.jpg         (or testing), may be missing
+PATH/train/CLASS/**/*.jpg        (or Train, training)
+PATH/val/CLASS/**/*.jpg          (or valid, validation), may be missing
+PATH/test/CLASS/**/*.jpg         (or testing), may be missing
 """
 
 import contextlib

@@ -1,13 +1,13 @@
 """What is known about a dataset before any image is decoded, whatever kind it is of: a `Catalog`. No torch.
 
-The same images under the same names, with the same classes and splits, have the same catalog but for the places at which
-they lie: the same order, the same images held out for validation, the same digest.
+The same images under the same names, with the same classes and splits, have the same catalog but for the places at
+which they lie: the same order, the same images held out for validation, the same digest.
 """
 
 import contextlib
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -50,10 +50,10 @@ Files = tuple[tuple[Place, Label], ...]  # where each image lies, and its label
 class Catalog:
     """What a dataset holds.
 
-    `name` is what it is called by: a named dataset, a path, or `hf:` and a name. `image_size` (height, width) is what its
-    images are brought to unless settings say otherwise. `files` maps each split that there is to the place and label of
-    its images, by label and name; a named dataset has none. `in_memory` says whether images are all held in memory.
-    `left_out` maps kinds of files, folders and lines that are not read to how many there are. `digest` changes with
+    `name` is what it is called by: a named dataset, a path, or `hf:` and a name. `image_size` (height, width) is what
+    its images are brought to unless settings say otherwise. `files` maps each split that there is to the place and
+    label of its images, by label and name; a named dataset has none. `in_memory` says whether images are all held in
+    memory. `left_out` maps kinds of files, folders and lines that are not read to how many there are. `digest` changes with
     classes, names and sizes of images, but not with the place or kind of what holds them. `root` is the folder below
     which paths are names. `several` says that an image may be of several classes, or of none.
     """
@@ -199,8 +199,8 @@ def sort_out(
     names = classes or tuple(sorted({label for row in rows["train"] for label in row.labels}))
     if len(names) < 2:
         raise DataError(
-            f"{quoted(name, 200)} has {len(names)} class{'es' * (len(names) != 1)} to train with; a classifier needs at "
-            "least two"
+            f"{quoted(name, 200)} has {len(names)} class{'es' * (len(names) != 1)} to train with; a classifier needs "
+            "at least two"
         )
     place = {label: i for i, label in enumerate(names)}
     for split, listed in rows.items():
@@ -241,9 +241,7 @@ def catalogued(
     """
     size = common_small_size(files["train"])
     count = sum(len(listed) for listed in files.values())
-    rows = (
-        f"{split}\0{name_of(place, root)}\0{label}" for split, listed in files.items() for place, label in listed
-    )
+    rows = (f"{split}\0{name_of(place, root)}\0{label}" for split, listed in files.items() for place, label in listed)
     return Catalog(
         name=name,
         classes=classes,

@@ -1,4 +1,4 @@
-"""Packed files: all images of a dataset in one file, with their names, labels and splits.
+r"""Packed files: all images of a dataset in one file, with their names, labels and splits.
 
     16 bytes      b"residuum packed\\n"
     images        one behind the other: files as they were, or the values of pixels (H, W, C), uint8
@@ -82,7 +82,9 @@ def scan_packed(path: str) -> Catalog:
     except OSError as error:
         raise DataError(f"{quoted(path, 200)} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, IndexError, TypeError, RecursionError, zlib.error, struct.error) as error:
-        raise DataError(f"{quoted(path, 200)} is a damaged packed file ({first_line(error)}); pack or fetch it again") from None
+        raise DataError(
+            f"{quoted(path, 200)} is a damaged packed file ({first_line(error)}); pack or fetch it again"
+        ) from None
     return sort_out(path, found, classes=classes, channels=channels, several=several, stamp=stamp)
 
 
@@ -105,5 +107,3 @@ def _index(file: BinaryIO) -> tuple[int, dict[str, Any]]:
     if not isinstance(index, dict):
         raise ValueError("its index is no table")
     return begin, index
-
-

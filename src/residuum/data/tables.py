@@ -81,12 +81,15 @@ def _scan(name: str, load: Any) -> Catalog:
     inner = getattr(about, "feature", about[0] if isinstance(about, list) else None)
     classes = getattr(inner if inner is not None else about, "names", None)
     found = [
-        row for split, part in splits.items() for row in _rows(name, split, part, image, label, classes, inner is not None)
+        row
+        for split, part in splits.items()
+        for row in _rows(name, split, part, image, label, classes, inner is not None)
     ]
     if len({row.name for row in found}) < len(found):
         found = [row._replace(name=f"{row.split}/{row.name}") for row in found]
         found = [
-            row._replace(place=row.place._replace(name=row.name)) if isinstance(row.place, Slice) else row for row in found
+            row._replace(place=row.place._replace(name=row.name)) if isinstance(row.place, Slice) else row
+            for row in found
         ]
     if classes is None:
         classes = class_order({text for row in found if row.split == "train" for text in row.labels})
@@ -111,7 +114,9 @@ def _columns(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
 
     images = [column for column, feature in features.items() if is_image(feature)]
     labels = [column for column, feature in features.items() if is_label(feature)] or [
-        column for column in _LABELS if column in features and plain(features[column]).startswith(("int", "uint", "string"))
+        column
+        for column in _LABELS
+        if column in features and plain(features[column]).startswith(("int", "uint", "string"))
     ]
     chosen = []
     for what, columns, known in (("images", images, _IMAGES), ("labels", labels, _LABELS)):
@@ -132,14 +137,14 @@ def _rows(
     places = [place for file in files for place in _places(file, image)]
     if len(places) != len(part):
         raise DataError(
-            f"{quoted(name, 200)} has {len(part):,} rows of {split} that are not those of its files in order; save it with "
-            "save_to_disk"
+            f"{quoted(name, 200)} has {len(part):,} rows of {split} that are not those of its files in order; save it "
+            "with save_to_disk"
         )
     missing = [row for row, place in enumerate(places) if place is None]
     if missing:
         raise DataError(
-            f"{len(missing):,} of the {len(places):,} {split} images of {quoted(name, 200)} are neither in it nor files "
-            f"that are there, first that of row {missing[0]:,}"
+            f"{len(missing):,} of the {len(places):,} {split} images of {quoted(name, 200)} are neither in it nor "
+            f"files that are there, first that of row {missing[0]:,}"
         )
     names = _names(part, [place.name if isinstance(place, Slice) else str(place) for place in places])
     values = part.with_format(None).select_columns([label])[:][label]
@@ -149,7 +154,9 @@ def _rows(
             raise DataError(
                 f"row {row:,} of the {split} images of {quoted(name, 200)} has no label; its test labels may be secret"
             )
-        called = tuple(dict.fromkeys(classes[v] if classes is not None and isinstance(v, int) else str(v) for v in given))
+        called = tuple(
+            dict.fromkeys(classes[v] if classes is not None and isinstance(v, int) else str(v) for v in given)
+        )
         if isinstance(place, Slice):
             yield Found(split, names[row], place._replace(name=names[row]), called, place.size)
         else:
@@ -188,8 +195,10 @@ def _places(file: str, column: str) -> Iterator[Place | None]:
             if "path" in fields:
                 paths = cells.field("path").to_pylist()
             cells = cells.field("bytes")
-        for begin, end, path in zip(*_bounds(cells, whole, file), paths, strict=True):
-            if end > begin:
+        for begin, end, there, path in zip(
+            *_bounds(cells, whole, file), cells.is_valid().to_pylist(), paths, strict=True
+        ):
+            if there:
                 yield Slice(file, begin, end - begin, path or "")
             else:
                 yield path if path and os.path.isfile(path) else None  # noqa: PTH113

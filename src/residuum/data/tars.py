@@ -1,8 +1,8 @@
 """Tar shards: gone through once, then every image in them is read by its place, in any order, by any process.
 
 Class folders may stand in a tar as they do outside (`train/cat/1.jpg`), or each image has its label beside it, as
-webdataset writes it: `0001.jpg` and `0001.cls`, `0001.txt` or `0001.json`. Large tars are gone through once and for all: what
-was found is kept in a file beside the tar or in the user's cache.
+webdataset writes it: `0001.jpg` and `0001.cls`, `0001.txt` or `0001.json`. What was found in a large tar is kept, in a
+file beside it or in the user's cache.
 """
 
 import contextlib
@@ -93,42 +93,54 @@ def scan_tars(name: str, paths: Sequence[str]) -> Catalog:
         shards[path] = shard_of(path)
         left_out.update(shards[path].left_out)
     images = [
-        (path, Slice(path, offset, size, member))
+        Slice(path, offset, size, member)
         for path, shard in shards.items()
         for member, offset, size in shard.members
         if is_image(member)
     ]
     if not images:
         raise DataError(f"{quoted(name, 200)} holds no image in any tar")
-    if len({place.name for _, place in images}) < len(images):  # numbered anew in each shard
-        stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]  # noqa: PTH119, PTH122
-        if len(set(stems)) < len(stems):
-            raise DataError(f"{quoted(name, 200)} has images of one name in tars of one name; rename the tars")
-        stem_of = dict(zip(paths, stems, strict=True))
-        images = [(path, place._replace(name=f"{stem_of[path]}/{place.name}")) for path, place in images]
     splits = shard_splits(name, paths)
+    classes = None
     if any(shard.texts for shard in shards.values()):
         found = _beside(name, shards, images, splits)
         classes = tuple(class_order({row.labels[0] for row in found if row.split == "train"}))
-        return sort_out(name, found, classes=classes, left_out=left_out)
-    found = _in_folders(name, images, splits, left_out)
-    return sort_out(name, found, left_out=left_out)
+    else:
+        found = _in_folders(name, images, splits, left_out)
+    if len({row.name for row in found}) < len(found):  # they are numbered anew in each shard
+        found = _by_shard(name, paths, found)
+    return sort_out(name, found, classes=classes, left_out=left_out)
 
 
-def _in_folders(
-    name: str, images: Sequence[tuple[str, Slice]], split_of: dict[str, str], left_out: Counter[str]
-) -> list[Found]:
+def _by_shard(name: str, paths: Sequence[str], found: list[Found]) -> list[Found]:
+    """The same images, each with the name of its shard before its own."""
+    stems = {path: os.path.splitext(os.path.basename(path))[0] for path in paths}  # noqa: PTH119, PTH122
+    if len(set(stems.values())) < len(stems):
+        raise DataError(f"{quoted(name, 200)} has images of one name in tars of one name; rename the tars")
+    renamed = []
+    for row in found:
+        assert isinstance(row.place, Slice)
+        full = f"{stems[row.place.file]}/{row.name}"
+        renamed.append(row._replace(name=full, place=row.place._replace(name=full)))
+    return renamed
+
+
+def _in_folders(name: str, images: Sequence[Slice], split_of: dict[str, str], left_out: Counter[str]) -> list[Found]:
     """Images whose folders in the tar are their classes, inside splits or not."""
-    parts = [place.name.split("/") for _, place in images]
+    parts = [place.name.split("/") for place in images]
     top = 0  # folders that all images share, as a tar of one folder has it
-    while min(map(len, parts)) > top + 1 and len({part[top] for part in parts}) == 1 and split_called(parts[0][top]) is None:
+    while (
+        min(map(len, parts)) > top + 1
+        and len({part[top] for part in parts}) == 1
+        and split_called(parts[0][top]) is None
+    ):
         top += 1
     folders = sorted({part[top] for part in parts if len(part) > top + 1})
     deep = {part[top] for part in parts if len(part) > top + 2}
     splits = {folder: split for split, folder in split_folders(name, folders, deep.__contains__).items()}
     found = []
-    for (path, place), part in zip(images, parts, strict=True):
-        split, below = split_of[path], top
+    for place, part in zip(images, parts, strict=True):
+        split, below = split_of[place.file], top
         if splits:
             if part[top] not in splits:
                 left_out["images beside the splits"] += 1
@@ -146,29 +158,22 @@ def _in_folders(
     return found
 
 
-def _beside(
-    name: str, shards: dict[str, Shard], images: Sequence[tuple[str, Slice]], split_of: dict[str, str]
-) -> list[Found]:
+def _beside(name: str, shards: dict[str, Shard], images: Sequence[Slice], split_of: dict[str, str]) -> list[Found]:
     """Images with the label that stands beside each."""
     found, missing = [], []
-    members = [member for shard in shards.values() for member in _images_of(shard)]  # as they are called in the tar
-    for (path, place), member in zip(images, members, strict=True):
-        label = _label(shards[path].texts, _key(member))
+    for place in images:
+        label = _label(shards[place.file].texts, _key(place.name))
         if label is None:
-            missing.append(member)
+            missing.append(place.name)
             continue
-        inside = [split for part in member.split("/")[:-1] if (split := split_called(part)) is not None]
-        found.append(Found(inside[0] if inside else split_of[path], place.name, place, (label,), place.size))
+        inside = [split for part in place.name.split("/")[:-1] if (split := split_called(part)) is not None]
+        found.append(Found(inside[0] if inside else split_of[place.file], place.name, place, (label,), place.size))
     if missing:
         raise DataError(
-            f"{len(missing):,} of the {len(images):,} images of {quoted(name, 200)} have no label beside them that can be "
-            f"used ({', '.join(LABELS)}), first {quoted(missing[0], 80)}"
+            f"{len(missing):,} of the {len(images):,} images of {quoted(name, 200)} have no label beside them that can "
+            f"be used ({', '.join(LABELS)}), first {quoted(missing[0], 80)}"
         )
     return found
-
-
-def _images_of(shard: Shard) -> list[str]:
-    return [member for member, _, _ in shard.members if is_image(member)]
 
 
 def _key(member: str) -> str:
@@ -242,7 +247,7 @@ def _read_index(place: Path, stamp: list[int]) -> Shard | None:
         left_out = {str(kind): int(count) for kind, count in values["left_out"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    inside = all(0 <= offset and 0 <= size and offset + size <= stamp[1] for _, offset, size in members)
+    inside = all(offset >= 0 and size >= 0 and offset + size <= stamp[1] for _, offset, size in members)
     return Shard(members, texts, left_out) if inside else None
 
 
@@ -302,6 +307,6 @@ def _refuse_bad_end(path: str, end: int) -> None:
         while rest := file.read(1 << 20):
             if any(rest):
                 raise DataError(
-                    f"{quoted(path, 200)} goes on after its end mark, as tars that were put one behind another do; keep "
-                    "them as files of their own"
+                    f"{quoted(path, 200)} goes on after its end mark, as tars that were put one behind another do; "
+                    "keep them as files of their own"
                 )

@@ -1,7 +1,7 @@
 """Images that may be of several classes: what their predictions count to, the tables, and the folder of files.
 
-A class counts as said where its probability is at least `THRESHOLD`. Every figure comes from whole numbers, but for the average
-precision, which looks at the order of the probabilities alone.
+A class counts as said where its probability is at least `THRESHOLD`. Every figure comes from whole numbers, but for the
+average precision, which looks at the order of the probabilities alone.
 """
 
 import json

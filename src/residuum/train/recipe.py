@@ -342,8 +342,8 @@ def check_fit(recipe: Recipe, catalog: Catalog) -> None:
         )
     if catalog.several and recipe.loss.name != "bce":
         raise ConfigError(
-            f"loss.name is {recipe.loss.name}, which is for images of one class, but those of {quoted(catalog.name)} may be "
-            "of several; take bce"
+            f"loss.name is {recipe.loss.name}, which is for images of one class, but those of {quoted(catalog.name)} "
+            "may be of several; take bce"
         )
 
 
