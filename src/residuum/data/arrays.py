@@ -127,7 +127,7 @@ def _class_names(archive: zipfile.ZipFile, arrays: list[Array]) -> tuple[str, ..
 
 def _values(archive: zipfile.ZipFile, array: Array) -> NDArray[Any]:
     with archive.open(f"{array.key}.npy") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-any-return]
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _rows(

@@ -53,9 +53,9 @@ class Catalog:
     `name` is what it is called by: a named dataset, a path, or `hf:` and a name. `image_size` (height, width) is what
     its images are brought to unless settings say otherwise. `files` maps each split that there is to the place and
     label of its images, by label and name; a named dataset has none. `in_memory` says whether images are all held in
-    memory. `left_out` maps kinds of files, folders and lines that are not read to how many there are. `digest` changes with
-    classes, names and sizes of images, but not with the place or kind of what holds them. `root` is the folder below
-    which paths are names. `several` says that an image may be of several classes, or of none.
+    memory. `left_out` maps kinds of files, folders and lines that are not read to how many there are. `digest` changes
+    with classes, names and sizes of images, but not with the place or kind of what holds them. `root` is the folder
+    below which paths are names. `several` says that an image may be of several classes, or of none.
     """
 
     name: str

@@ -63,8 +63,8 @@ def scan_list(path: str) -> Catalog:
         some = ", ".join(quoted(name, 60) for name in missing[:3]) + (", ..." if count > 3 else "")
         are = "are" if count > 1 else "is"
         raise DataError(
-            f"{count:,} of the {len(rows):,} images {are} not where {quoted(path, 100)} says, or no regular files: {some}"
-            "; paths are relative to the list's folder"
+            f"{count:,} of the {len(rows):,} images {are} not where {quoted(path, 100)} says, or no regular files: "
+            f"{some}; paths are relative to the list's folder"
         )
     return sort_out(path, found.values(), root=root, several="labels" in there, left_out=left_out)
 
@@ -77,8 +77,8 @@ def _refuse_columns(path: str, there: set[str]) -> None:
     if "path" not in there or not there & {"label", "labels"} or {"label", "labels"} <= there:
         have = ", ".join(quoted(name, 30) for name in sorted(there)[:8])
         raise DataError(
-            f"{quoted(path, 150)} has {have} as its columns; it needs 'path' and either 'label' or, for images of several"
-            " classes, 'labels', and may have 'split': the names stand in the first line, or in each JSON object"
+            f"{quoted(path, 150)} has {have} as its columns; it needs 'path' and either 'label' or, for images of "
+            "several classes, 'labels', and may have 'split': the names stand in the first line, or in each JSON object"
         )
 
 

@@ -37,7 +37,7 @@ def is_packed(path: str) -> bool:
 
 def write_packed(
     path: Path,
-    rows: Iterable[tuple[Row, bytes]],
+    rows: Iterable[tuple[Row, bytes | bytearray]],
     *,
     classes: tuple[str, ...],
     channels: int,

@@ -55,7 +55,7 @@ def pack(
     skipped: list[str] = []
     written = 0
 
-    def counted() -> Iterator[tuple[Row, bytes]]:
+    def counted() -> Iterator[tuple[Row, bytes | bytearray]]:
         nonlocal written
         told = time.monotonic()
         for row, data in _rows(catalog, size, skip_bad_images, skipped):

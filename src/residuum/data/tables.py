@@ -134,17 +134,17 @@ def _rows(
 ) -> Iterator[Found]:
     """The images of one split of a dataset, in the order of its rows."""
     files = [entry["filename"] for entry in part.cache_files]
-    places = [place for file in files for place in _places(file, image)]
-    if len(places) != len(part):
+    listed = [place for file in files for place in _places(file, image)]
+    if len(listed) != len(part):
         raise DataError(
             f"{quoted(name, 200)} has {len(part):,} rows of {split} that are not those of its files in order; save it "
             "with save_to_disk"
         )
-    missing = [row for row, place in enumerate(places) if place is None]
-    if missing:
+    places = [place for place in listed if place is not None]
+    if len(places) < len(listed):
         raise DataError(
-            f"{len(missing):,} of the {len(places):,} {split} images of {quoted(name, 200)} are neither in it nor "
-            f"files that are there, first that of row {missing[0]:,}"
+            f"{len(listed) - len(places):,} of the {len(listed):,} {split} images of {quoted(name, 200)} are neither in "
+            f"it nor files that are there, first that of row {listed.index(None):,}"
         )
     names = _names(part, [place.name if isinstance(place, Slice) else str(place) for place in places])
     values = part.with_format(None).select_columns([label])[:][label]

@@ -259,7 +259,7 @@ def _gone_through(path: str) -> Shard:
         with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
             archive.errorlevel = 0
             while (member := archive.next()) is not None:
-                archive.members.clear()  # it would keep them all  # type: ignore[attr-defined]
+                archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
                 _note(member, members, left_out)
             end = archive.offset
     except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:

@@ -122,10 +122,10 @@ def figures(found: Predictions, counts: SeveralCounts) -> Table:
     occurring = int((counts.there > 0).sum())
     rows = (
         ("mean average precision", percent(counts.mean_average_precision), "", f"of {occurring:,} classes"),
-        ("micro F1", percent(counts.micro_f1), "", "all classes together"),
-        ("macro F1", percent(counts.macro_f1), "", "mean of the classes"),
+        ("micro F1", percent(counts.micro_f1), "", "classes together"),
+        ("macro F1", percent(counts.macro_f1), "", "mean of classes"),
         ("all classes right", percent(counts.exact.value), interval_of(counts.exact), of_all(counts.exact)),
-        ("loss", f"{counts.loss:.4f}", "", "mean binary cross-entropy, nats"),
+        ("loss", f"{counts.loss:.4f}", "", "binary cross-entropy"),
     )
     note = f"A class is said from a probability of {THRESHOLD:g} on. Intervals hold 95 % (Wilson). {found.about}"
     return Table(f"{found.source} on {found.data}", ("figure", "value", "interval", "of"), rows, note)

@@ -18,7 +18,9 @@ from residuum.weights.checkpoint import State, check_kinds, on_meta, unlike
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 # Of layers: what matters in training alone, or changes speed and memory but no result.
-_NO_MATTER = frozenset({"training", "inplace", "momentum", "p", "rate", "mode", "track_running_stats", "seed", "draws"})
+_NO_MATTER = frozenset(
+    {"training", "several_classes", "inplace", "momentum", "p", "rate", "mode", "track_running_stats", "seed", "draws"}
+)
 _INNER = ("_orig_mod.", "_checkpoint_wrapped_module.")  # torch.compile and checkpoint_wrapper around a part
 
 
