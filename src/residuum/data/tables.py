@@ -143,8 +143,8 @@ def _rows(
     places = [place for place in listed if place is not None]
     if len(places) < len(listed):
         raise DataError(
-            f"{len(listed) - len(places):,} of the {len(listed):,} {split} images of {quoted(name, 200)} are neither in "
-            f"it nor files that are there, first that of row {listed.index(None):,}"
+            f"{len(listed) - len(places):,} of the {len(listed):,} {split} images of {quoted(name, 150)} are neither "
+            f"in it nor files that are there, first that of row {listed.index(None):,}"
         )
     names = _names(part, [place.name if isinstance(place, Slice) else str(place) for place in places])
     values = part.with_format(None).select_columns([label])[:][label]
