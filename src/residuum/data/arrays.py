@@ -64,12 +64,11 @@ def scan_arrays(path: str) -> Catalog:
             for split, (images, labels) in pairs.items():
                 rows, several = _rows(path, archive, split, images, labels, names)
                 found += rows
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, EOFError, struct.error, NotImplementedError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{quoted(path, 200)} cannot be read as arrays of numpy: {first_line(error)}") from None
-    except OSError as error:
-        raise DataError(f"{quoted(path, 200)} cannot be read: {error.strerror or first_line(error)}") from None
+    except DataError:
+        raise
+    except Exception as error:  # zips and arrays meet damage with errors of many kinds
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise DataError(f"{quoted(path, 200)} cannot be read as arrays of numpy: {reason}") from None
     images, labels = pairs["train"]
     classes = names or tuple(
         map(str, range(labels.shape[1]))

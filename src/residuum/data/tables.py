@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,8 +133,14 @@ def _rows(
     name: str, split: str, part: Any, image: str, label: str, classes: Sequence[str] | None, several: bool
 ) -> Iterator[Found]:
     """The images of one split of a dataset, in the order of its rows."""
-    files = [entry["filename"] for entry in part.cache_files]
-    listed = [place for file in files for place in _places(file, image)]
+    columns = [column for column in _NAMES if str(getattr(part.features.get(column), "dtype", "")) == "string"]
+    listed: list[Place | None] = []
+    cells: dict[str, list[Any]] = {column: [] for column in [label, *columns]}
+    for entry in part.cache_files:
+        for batch in _batches(entry["filename"], [image, *cells]):
+            listed += _places(batch.column(image), batch.file, batch.whole)
+            for column in cells:
+                cells[column] += batch.column(column).to_pylist()
     if len(listed) != len(part):
         raise DataError(
             f"{quoted(name, 200)} has {len(part):,} rows of {split} that are not those of its files in order; save it "
@@ -146,37 +152,44 @@ def _rows(
             f"{len(listed) - len(places):,} of the {len(listed):,} {split} images of {quoted(name, 150)} are neither "
             f"in it nor files that are there, first that of row {listed.index(None):,}"
         )
-    names = _names(part, [place.name if isinstance(place, Slice) else str(place) for place in places])
-    values = part.with_format(None).select_columns([label])[:][label]
-    for row, (place, value) in enumerate(zip(places, values, strict=True)):
+    own = [place.name if isinstance(place, Slice) else place for place in places]
+    names = next((values for values in (*(cells[c] for c in columns), own) if _tell_apart(values)), None)
+    names = names or [f"{row:08d}" for row in range(len(places))]
+    for row, (place, value) in enumerate(zip(places, cells[label], strict=True)):
         given = tuple(value) if several and value is not None else (value,)
-        if any(v is None or (isinstance(v, int) and v < 0) for v in given):
+        if any(
+            v is None or (isinstance(v, int) and (v < 0 or (classes is not None and v >= len(classes)))) for v in given
+        ):
             raise DataError(
-                f"row {row:,} of the {split} images of {quoted(name, 200)} has no label; its test labels may be secret"
+                f"row {row:,} of the {split} images of {quoted(name, 200)} has no label that is a class; the labels of "
+                "some test splits are secret"
             )
-        called = tuple(
-            dict.fromkeys(classes[v] if classes is not None and isinstance(v, int) else str(v) for v in given)
-        )
+        called = (classes[v] if classes is not None and isinstance(v, int) else str(v) for v in given)
+        labels = tuple(dict.fromkeys(called))
         if isinstance(place, Slice):
-            yield Found(split, names[row], place._replace(name=names[row]), called, place.size)
+            yield Found(split, names[row], place._replace(name=names[row]), labels, place.size)
         else:
-            yield Found(split, names[row], place, called, os.stat(place).st_size)  # noqa: PTH116
+            yield Found(split, names[row], place, labels, os.stat(place).st_size)  # noqa: PTH116
 
 
-def _names(part: Any, own: list[str]) -> list[str]:
-    """What the images of a split are called: by a column of names, else as the images say, else by their rows."""
-    for column in _NAMES:
-        if column in part.features and str(getattr(part.features[column], "dtype", "")) == "string":
-            values = part.select_columns([column])[:][column]
-            if all(values) and len(set(values)) == len(values):
-                return list(values)
-    if all(own) and len(set(own)) == len(own):
-        return own
-    return [f"{row:08d}" for row in range(len(own))]
+def _tell_apart(values: list[Any]) -> bool:
+    """Whether values can be names: each is there, and no two are alike."""
+    return all(values) and len(set(values)) == len(values)
 
 
-def _places(file: str, column: str) -> Iterator[Place | None]:
-    """Where the images of an Arrow file lie, row by row; None for one that is neither in it nor a file of its own."""
+class _Batch(NamedTuple):
+    """Some rows of an Arrow file, columns by name, and the buffer that maps the whole file."""
+
+    columns: dict[str, Any]
+    file: str
+    whole: Any
+
+    def column(self, name: str) -> Any:
+        return self.columns[name]
+
+
+def _batches(file: str, columns: Sequence[str]) -> Iterator[_Batch]:
+    """The rows of an Arrow file, validated: what reads them does not look whether offsets lie within the file."""
     pyarrow = need("pyarrow", extra="hf")
     try:
         whole = pyarrow.memory_map(file).read_buffer()
@@ -185,23 +198,30 @@ def _places(file: str, column: str) -> Iterator[Place | None]:
         except pyarrow.ArrowInvalid:
             reader = pyarrow.ipc.open_file(pyarrow.BufferReader(whole))
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-    except (pyarrow.ArrowException, OSError) as error:
+        for batch in batches:
+            chosen = {name: batch.column(name) for name in columns}
+            for cells in chosen.values():
+                cells.validate(full=True)
+            yield _Batch(chosen, file, whole)
+    except (pyarrow.ArrowException, OSError, KeyError, ValueError, UnicodeDecodeError) as error:
         raise DataError(f"{quoted(file, 200)} cannot be read as an Arrow file: {first_line(error)}") from None
-    for batch in batches:
-        cells = batch.column(column)
-        paths: list[str | None] = [None] * len(cells)
-        if pyarrow.types.is_struct(cells.type):
-            fields = [cells.type.field(i).name for i in range(cells.type.num_fields)]
-            if "path" in fields:
-                paths = cells.field("path").to_pylist()
-            cells = cells.field("bytes")
-        for begin, end, there, path in zip(
-            *_bounds(cells, whole, file), cells.is_valid().to_pylist(), paths, strict=True
-        ):
-            if there:
-                yield Slice(file, begin, end - begin, path or "")
-            else:
-                yield path if path and os.path.isfile(path) else None  # noqa: PTH113
+
+
+def _places(cells: Any, file: str, whole: Any) -> Iterator[Place | None]:
+    """Where the images of a column lie, row by row; None for one that is neither in it nor a file of its own."""
+    pyarrow = need("pyarrow", extra="hf")
+    paths: list[str | None] = [None] * len(cells)
+    if pyarrow.types.is_struct(cells.type):
+        fields = [cells.type.field(i).name for i in range(cells.type.num_fields)]
+        if "path" in fields:
+            paths = cells.field("path").to_pylist()
+        cells = cells.field("bytes")
+    there = cells.is_valid().to_pylist()
+    for begin, end, inside, path in zip(*_bounds(cells, whole, file), there, paths, strict=True):
+        if inside:
+            yield Slice(file, begin, end - begin, path or "")
+        else:
+            yield path if path and os.path.isfile(path) else None  # noqa: PTH113
 
 
 def _bounds(cells: Any, whole: Any, file: str) -> tuple[list[int], list[int]]:
