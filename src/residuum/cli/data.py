@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from residuum.cli.console import say
+from residuum.errors import ConfigError
 from residuum.validation import AtLeast
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class DataPack:
 
     # dataset of any kind: folder, list, tar shards, .npz, .parquet, or hf: and a name
     path: Annotated[str, tyro.conf.Positional]
-    # file to write
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    # file to write, which must be given
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     # pixels of the shorter side, to which larger images are scaled; each then takes 3 bytes a pixel
     size: Annotated[int | None, AtLeast(1, 1 << 14)] = None
     # leave out image files that cannot be decoded instead of stopping at the first
@@ -69,6 +70,8 @@ def run_pack(command: DataPack, console: Console) -> int:
     from residuum.data.packing import pack
     from residuum.units import show_size
 
+    if command.out is None:
+        raise ConfigError("residuum data pack needs --out, the file to write")
     begin = time.monotonic()
     done = pack(
         command.path, command.out, size=command.size, skip_bad_images=command.skip_bad_images, say=_telling(console)

@@ -202,11 +202,11 @@ def _assign(
 
 
 def _check(line: Line, options: Sequence[Option], prog: str) -> None:
-    """Raise `ConfigError` for what is required and missing, or for words that are no value of their flag's type."""
+    """Raise `ConfigError` for a positional that is missing, or for words that are no value of their flag's type."""
     for option in options:
         name = option.name.upper() if option.positional else option.flags[0]
         words = line.given.get(option.name)
-        if words is None and option.required:
+        if words is None and option.positional and option.required:
             raise ConfigError(f"{prog} needs {name}; {_ask(prog)}")
         if words is not None and not _fits(words, option.kind, option.constraints):
             must = wanted(Field(option.name, option.kind, option.constraints))

@@ -32,7 +32,7 @@ COMMANDS = {
     "predict": Command(predict.Predict, lambda line: predict.Predict(tyro.MISSING, tyro.MISSING), predict.run),
     "evaluate": Command(evaluate.Evaluate, lambda line: evaluate.Evaluate(tyro.MISSING), evaluate.run),
     "data check": Command(data.DataCheck, lambda line: data.DataCheck(tyro.MISSING), data.run_check),
-    "data pack": Command(data.DataPack, lambda line: data.DataPack(tyro.MISSING, tyro.MISSING), data.run_pack),
+    "data pack": Command(data.DataPack, lambda line: data.DataPack(tyro.MISSING), data.run_pack),
     "summary": Command(summary.Summary, summary.defaults, summary.run),
     "presets": Command(presets.Presets, lambda line: presets.Presets(), presets.run),
     "recipes": Command(recipes.Recipes, lambda line: recipes.Recipes(), recipes.run),
