@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tests.conftest import COLOURS, paint
 from tests.data.kinds import KINDS, as_kind
-from tests.train.runs import same, tiny
+from tests.train.runs import StopAfter, same, tiny
 
 from residuum.data.catalog import scan, split_files
 from residuum.data.loaders import Schedule, make_loader
@@ -19,7 +19,7 @@ from residuum.data.places import Slice
 from residuum.data.settings import Augmentation, DataSettings
 from residuum.data.sources import open_dataset
 from residuum.errors import DataError
-from residuum.train import fit
+from residuum.train import fit, resume
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,16 @@ def test_batches_of_files_are_those_of_the_folder(folder, kind):
 def test_weights_are_those_of_the_folder(kind, trained, tmp_path):
     other = fit(tiny(kind, epochs=1, batch_size=64), out=tmp_path / "run", callbacks=[]).path
     assert same(trained, other)
+
+
+@pytest.mark.usefixtures("each_step")
+def test_a_run_that_was_stopped_goes_on_with_the_same_images_as_another_kind(folder, trained, tmp_path):
+    recipe = tiny(folder, epochs=1, batch_size=64)
+    stopped = fit(recipe, out=tmp_path / "run", callbacks=[StopAfter(2)])
+    assert stopped.stopped_by is not None
+    other = recipe.replace({"data.path": str(as_kind(folder, "images.tar", tmp_path)), "precision": "fp32"})
+    resume(tmp_path / "run", recipe=other, callbacks=[])
+    assert same(trained, tmp_path / "run")
 
 
 def test_a_tar_that_is_gone_on_with_by_another_number_of_processes_gives_each_image_once(folder, tmp_path):

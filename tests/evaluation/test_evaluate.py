@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.data.kinds import as_kind
 
 import residuum
 from residuum.data.settings import DataSettings
@@ -193,3 +194,15 @@ def test_processes_of_torchrun_give_one_report_with_the_same_counts(image_folder
     one, two = (json.loads((folder / "evaluation.json").read_text()) for folder in (alone, together))
     assert one["confusion"] == two["confusion"]
     assert one["top1"] == two["top1"]
+
+
+@pytest.mark.parametrize("kind", ["images.tar", "list.csv", "images.packed"])
+def test_every_kind_of_data_is_evaluated_as_the_folder_is(command, image_folder, weights, tmp_path, kind):
+    root = image_folder(side=80)
+    rows = []
+    for data, out in ((root, tmp_path / "one"), (as_kind(root, kind, tmp_path), tmp_path / "other")):
+        result = command("evaluate", weights, "--data", data, "--out", out)
+        assert result.code == 0, result.err
+        rows.append([line[1:] for line in csv.reader((out / "predictions.csv").open())])
+        assert (out / "worst.png").stat().st_size > 1000
+    assert rows[0] == rows[1]
