@@ -74,6 +74,16 @@ def test_a_pattern_names_shards(tmp_path):
         scan(tmp_path / "s-*")
 
 
+def test_a_tar_that_lies_in_an_image_folder_changes_nothing(image_folder):
+    root = image_folder()
+    before = scan(root)
+    for place in (root, root / "train"):
+        shard(place / "old.tar", CLASSES)
+        found = scan(root)
+        assert (found.files, found.digest) == (before.files, before.digest)
+        assert "files that end in '.tar'" in found.left_out
+
+
 def test_images_that_are_numbered_anew_in_each_shard_have_the_names_of_their_shards(tmp_path):
     for number in range(2):
         shard(tmp_path / "s" / f"{number:02d}.tar", CLASSES)

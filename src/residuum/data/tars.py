@@ -44,18 +44,32 @@ class Shard:
 
 
 def find_shards(root: str, endings: tuple[str, ...]) -> list[str]:
-    """Files of these endings in a folder, and in folders named as splits or `data`; none where there are none."""
-    found: list[str] = []
-    with contextlib.suppress(OSError), os.scandir(root) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith("."):
-                continue
-            if entry.name.lower().endswith(endings) and entry.is_file():
-                found.append(entry.path)
-            elif (split_called(entry.name) or entry.name == "data") and entry.is_dir():
-                with contextlib.suppress(OSError), os.scandir(entry.path) as inner:
-                    found += sorted(e.path for e in inner if e.name.lower().endswith(endings) and e.is_file())
+    """Files of these endings in a folder, and in folders named as splits or `data`.
+
+    None where other folders are there, too: those are of images then, and a tar that lies among them is not read.
+    """
+    found, folders = _within(root, endings)
+    for folder in folders:
+        name = os.path.basename(folder)  # noqa: PTH119
+        inner, below = _within(folder, endings) if split_called(name) or name == "data" else ([], [])
+        if not inner or below:
+            return []
+        found += inner
     return found
+
+
+def _within(folder: str, endings: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The files of these endings in a folder, and the folders in it, both sorted; hidden ones are passed by."""
+    files, folders = [], []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                folders.append(entry.path)
+            elif entry.name.lower().endswith(endings) and entry.is_file():
+                files.append(entry.path)
+    return files, folders
 
 
 def refuse_compressed(path: str) -> None:
