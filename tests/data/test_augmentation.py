@@ -1,5 +1,6 @@
 """What is done to images: torchvision's transforms, one file at a time, and the same for a batch in memory."""
 
+import dataclasses
 import resource
 
 import pytest
@@ -204,7 +205,7 @@ def test_what_a_shift_brings_in_can_be_the_image_mirrored_at_its_edge():
     places = draws.shift.T.tolist()
     expected = [image[:, y : y + 8, x : x + 10] for image, (y, x) in zip(around, places, strict=True)]
     assert torch.equal(made, torch.stack(expected))
-    one = TrainingTransform(preprocessing, augmentation)
+    one = TrainingTransform(dataclasses.replace(preprocessing, crop=0.0), augmentation)
     windows = [around[0][:, y : y + 8, x : x + 10] for y in range(7) for x in range(7)]
     for _ in range(5):
         made = one(whole[0])
@@ -221,7 +222,7 @@ def test_a_square_is_cut_out_around_a_random_pixel_in_both_back_ends():
         gone = (batch == border(preprocessing).view(3, 1, 1)).all(1)
         assert torch.equal(batch[~gone[:, None].expand_as(batch)].unique(), torch.tensor([7], dtype=torch.uint8))
         sizes = {(int(rows.sum()), int(columns.sum())) for rows, columns in zip(gone.any(2), gone.any(1), strict=True)}
-        assert sizes == {(a, b) for a in (2, 3, 4) for b in (2, 3, 4)}  # less where it reaches over the edge
+        assert {(4, 4), (2, 4), (4, 2)} < sizes <= {(a, b) for a in (2, 3, 4) for b in (2, 3, 4)}  # less at the edge
         assert all(int(g.sum()) == int(g.any(1).sum()) * int(g.any(0).sum()) for g in gone)
 
 

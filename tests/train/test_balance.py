@@ -29,7 +29,7 @@ def digits():
 def balanced_accuracy(digits, seed, **changes):
     """The mean over the classes of the share of test images that is right, after a short run."""
     dataset, train = digits
-    fields = {"model.width": 0.5, "precision": "fp32", "epochs": 12, "seed": seed} | changes
+    fields = {"model.width": 0.25, "precision": "fp32", "epochs": 16, "batch_size": 32, "seed": seed} | changes
     recipe = Recipe().replace(fields)
     torch.manual_seed(seed)
     network = session.make_network(recipe.model, CPU, "fp32")
@@ -47,12 +47,8 @@ def balanced_accuracy(digits, seed, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("balance", ["sampler", "loss"])
-def test_rare_classes_are_recognised_better_with_balance(digits, balance):
-    pairs = [
-        (balanced_accuracy(digits, seed, **{"data.balance": balance}), balanced_accuracy(digits, seed))
-        for seed in range(6)
-    ]
-    gains = np.array([with_balance - without for with_balance, without in pairs])
+def test_rare_classes_are_recognised_better_where_they_are_drawn_more_often(digits):
+    changes = {"data.balance": "sampler"}
+    gains = np.array([balanced_accuracy(digits, s, **changes) - balanced_accuracy(digits, s) for s in range(6)])
     interval = stats.t.interval(0.95, len(gains) - 1, gains.mean(), stats.sem(gains))
-    assert interval[0] > 0, pairs
+    assert interval[0] > 0, gains

@@ -107,8 +107,12 @@ def test_a_preset_that_the_weights_are_of_may_be_named(tmp_path):
     model = ResNet(preset("cifar_resnet20"))
     torch.save(model.state_dict(), tmp_path / "w.pt")
     assert Recipe.default("digits", "cifar_resnet20", tmp_path / "w.pt").model.depths == (3, 3, 3)
-    with pytest.raises(ConfigError, match=r"w\.pt' holds cifar_resnet20, and no cifar_resnet32; leave the model out"):
+    with pytest.raises(ConfigError, match=r"w\.pt holds cifar_resnet20, and no cifar_resnet32; leave the model out"):
         Recipe.default("digits", "cifar_resnet32", tmp_path / "w.pt")
+
+
+def test_a_preset_whose_channels_the_weights_have_by_a_width_may_be_named(finished):
+    assert Recipe.default("digits", "digits_resnet", finished.path).model.width == 0.25
 
 
 def test_what_the_weights_say_and_no_shape_shows_is_compared_with_the_preset_too(tmp_path):
@@ -257,7 +261,9 @@ def test_the_recipe_of_a_run_keeps_where_the_weights_were_from_and_what_they_wer
     recipe = Run(tmp_path / "run").read()[0]
     assert recipe.finetune.weights == str(weights)
     assert re.fullmatch("[0-9a-f]{64}", recipe.finetune.sha256)
-    residuum.save(network(first_stride=2), weights)
+    model = network()
+    model.fc.reset_parameters()
+    residuum.save(model, weights)
     with pytest.raises(WeightsError, match="has changed since the recipe was written"):
         fit(recipe, out=tmp_path / "other", callbacks=[])
     assert not (tmp_path / "other").exists()

@@ -268,7 +268,7 @@ class Draws:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Draws":
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Draws(**{name: None if value is None else change(value) for name, value in values.items()})
+        return dataclasses.replace(self, **{n: change(value) for n, value in values.items() if value is not None})
 
 
 def draw(augmentation: Augmentation, count: int, size: tuple[int, int], seed: int) -> Draws:

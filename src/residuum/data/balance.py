@@ -30,7 +30,7 @@ def balanced_order(labels: Tensor, power: float, generator: torch.Generator) -> 
     ends = (due / due.sum() * count).cumsum(0) + torch.rand((), generator=generator, dtype=torch.float64)
     ends[counts.nonzero().max() :] = count  # whatever was rounded on the way
     taken = ends.floor().long().diff(prepend=torch.zeros(1, dtype=torch.long))
-    members = labels.argsort(stable=True).split(counts.tolist())
+    members = torch.split(labels.argsort(stable=True), counts.tolist())
     chosen = []
     for images, number in zip(members, taken.tolist(), strict=True):
         if number:

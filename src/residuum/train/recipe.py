@@ -263,7 +263,7 @@ class Recipe:
         name, fields = _usual(catalog)
         fields = {"data.path": catalog.name} | fields
         if weights is not None:
-            from residuum.train.finetune import fields_of_weights  # only then is torch needed
+            from residuum.train.start import fields_of_weights  # only then is torch needed
 
             fields |= named_recipe("finetune").fields_for(train_images(catalog))
             return cls().replace(fields | fields_of_weights(str(weights), prefix, model, catalog))

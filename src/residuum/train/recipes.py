@@ -92,7 +92,8 @@ def _finetuned(images: int) -> dict[str, Any]:
     """600 steps, in 10 to 100 epochs; of few images a batch that leaves none or next to none of them out."""
     batch = _BATCH
     if images < 32 * _BATCH:
-        sizes = range(max(2, min(images, _BATCH) // 2), min(max(images, 2), _BATCH) + 1)
+        least = _BATCH // 2 if images < 4 * _BATCH else _BATCH * 3 // 4
+        sizes = range(max(2, min(images, least)), min(max(images, 2), _BATCH) + 1)
         batch = min(sizes, key=lambda size: (images % size, -size))
     epochs = math.ceil(600 / max(1, images // batch))
     return {"batch_size": batch, "epochs": min(max(epochs, 10), 100)}
