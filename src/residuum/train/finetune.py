@@ -101,8 +101,8 @@ def frozen_parts(network: ResNet, recipe: Recipe) -> str:
     """What is frozen and until when, in words."""
     settings = recipe.finetune
     names = [part.name for part in network.parts()[: settings.freeze]]
-    until = f"{settings.thaw:g} of the run" if settings.thaw < 1 else f"epoch {settings.thaw:g}"
-    return f"{', '.join(names)}, {f'until {until}' if settings.thaw else 'to the end'}"
+    length = f"{settings.thaw:g} of the run" if settings.thaw < 1 else f"{settings.thaw:g} epochs"
+    return f"{', '.join(names)}, {f'for {length}' if settings.thaw else 'to the end'}"
 
 
 def thaw_in_time(network: ResNet, recipe: Recipe, step: int, total: int) -> None:

@@ -168,7 +168,7 @@ class FinetuneSettings:
     # number of parts from the input that do not learn, statistics of their norms included: 1 is the stem, 2 the first
     # stage too, and so on
     freeze: Annotated[int, AtLeast(0), arg(aliases=("--freeze",))] = 0
-    # when frozen parts learn again: a share of the run below 1, an epoch from 1 on; 0 is never
+    # when frozen parts learn again: after a share of the run below 1, after so many epochs from 1 on; 0 is never
     thaw: Annotated[float, Within("[0, 1e6]")] = 0.0
     # classifier: auto keeps that of the weights where it is for the same classes, and starts a new one otherwise; new;
     # zero starts one at 0 (1912.11370)
