@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from residuum.data.balance import balanced_order, class_weights
+from residuum.errors import ConfigError
 
 LABELS = torch.tensor([0] * 50 + [1] * 10 + [3] * 2)  # none of class 2
 
@@ -51,6 +52,11 @@ def test_over_epochs_a_class_has_what_is_due_to_it_between_whole_numbers():
     due = torch.tensor([7.0, 3.0]).sqrt()
     assert (counts.mean(0) - 10 * due / due.sum()).abs().max() < 0.05
     assert set(counts[:, 0].tolist()) == {6.0, 7.0}
+
+
+def test_images_of_several_classes_are_refused():
+    with pytest.raises(ConfigError, match="data.balance is for images of one class each"):
+        class_weights(torch.eye(3), 3, 1.0)
 
 
 def test_the_order_is_the_seeds():

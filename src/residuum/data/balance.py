@@ -6,15 +6,24 @@ Both go by the number of a class's images to a power: 0 leaves classes as they a
 import torch
 from torch import Tensor
 
+from residuum.errors import ConfigError
+
 
 def class_weights(labels: Tensor, classes: int, power: float) -> Tensor:
     """Weights of classes (classes,) by their numbers among the labels (N,) to the -power; their mean over images is 1.
 
-    A class without images has weight 0.
+    A class without images has weight 0. Raises `ConfigError` for labels of several classes.
     """
+    one_class_each(labels)
     counts = labels.bincount(minlength=classes).double()
     weights = torch.where(counts > 0, counts.pow(-power), 0.0)
     return (weights * (len(labels) / (weights * counts).sum())).float()
+
+
+def one_class_each(labels: Tensor) -> None:
+    """Raise `ConfigError` for labels (N, classes): what is common in one class of an image is rare in another."""
+    if labels.ndim != 1:
+        raise ConfigError("data.balance is for images of one class each, and these may be of several; leave it out")
 
 
 def balanced_order(labels: Tensor, power: float, generator: torch.Generator) -> Tensor:

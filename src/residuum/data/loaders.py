@@ -26,7 +26,7 @@ from residuum.data.augmentation import (
     mirrored_first,
     seed_for,
 )
-from residuum.data.balance import balanced_order
+from residuum.data.balance import balanced_order, one_class_each
 from residuum.data.reading import Desk, leave_interrupts_to_the_main_process
 from residuum.data.settings import Augmentation
 from residuum.data.sources import Split
@@ -348,7 +348,10 @@ def make_loader(
         )
     if train:
         _check_border(augmentation, preprocessing, epochs)
-    order = partial(balanced_order, split.labels, balance) if train and balance else None
+    order = None
+    if train and balance:
+        one_class_each(split.labels)
+        order = partial(balanced_order, split.labels, balance)
     schedule = Schedule(len(split), batch_size, seed, train, rank, world, augmentation.repeats if train else 1, order)
     if isinstance(split.images, Tensor):
         for name in ("policy", "erase") if train else ():

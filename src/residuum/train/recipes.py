@@ -289,7 +289,6 @@ RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
                 "optimizer.layer_decay": 0.9,
                 "schedule.name": "cosine",
                 "schedule.warmup": 0.1,
-                "loss.name": "ce",
                 "loss.label_smoothing": 0.1,
             },
             source="optimizer and rate of 1805.08974; a rate that falls with depth from 1801.06146",
