@@ -1,6 +1,5 @@
 """What a run would take, from a few steps of it that are timed and thrown away. Nothing is written."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from residuum.data.catalog import Catalog, scan
 from residuum.devices import choose_precision, now, pick_device
 from residuum.memory.planner import Planner, Speed
 from residuum.train.execution import Execution
+from residuum.train.finetune import read_start
 from residuum.train.loggers import Callback
 from residuum.train.loop import step
 from residuum.train.optim import learning_rate, state_kept
@@ -62,9 +62,9 @@ def estimate(
     catalog = catalog or scan(recipe.data.path)
     check_fit(recipe, catalog)
     precision, why = choose_precision(recipe.precision, device)
-    recipe = recipe.replace(precision=precision)
+    recipe, weights = read_start(recipe.replace(precision=precision))
     with generators_kept(device):
-        job = prepare(recipe, execution, catalog, device, callbacks)
+        job = prepare(recipe, execution, catalog, device, callbacks, weights)
         memory = job.plan.peak if job.plan is not None else _memory(job)
         steps, step_seconds = len(job.train), _step_seconds(job)
         val = job.dataset.val
@@ -81,17 +81,23 @@ def estimate(
     )
 
 
-def _batches(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
-    for epoch in itertools.count():
+def _step_seconds(job: Job) -> float:
+    """Of a step and of what its images take to come: the mean over the sizes that images have in the run."""
+    epochs = job.recipe.epochs
+    sizes = [job.recipe.augment.size_in(epoch, epochs) for epoch in range(epochs)]
+    return sum(sizes.count(size) * _seconds_in(job, sizes.index(size)) for size in set(sizes)) / epochs
+
+
+def _batches(job: Job, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
         yield from job.train.epoch(epoch)
 
 
-def _step_seconds(job: Job) -> float:
-    """Of a step and of what its images take to come."""
+def _seconds_in(job: Job, epoch: int) -> float:
     state, steps = job.state, len(job.train)
     state.network.train()
     begin = now(state.device)
-    for count, (images, labels) in enumerate(_batches(job), 1):
+    for count, (images, labels) in enumerate(_batches(job, epoch), 1):
         state.progress.step %= steps
         step(state, state.network, job.recipe, images, labels, steps)
         seconds = now(state.device) - begin
@@ -121,7 +127,7 @@ def _memory(job: Job) -> int:
     recipe, network = job.recipe, job.state.network
     planner = Planner(
         network,
-        image_size=recipe.augment.image_size or job.dataset.preprocessing.image_size,
+        image_size=recipe.augment.largest_size or job.dataset.preprocessing.image_size,
         dtype=torch.bfloat16 if recipe.precision == "bf16" else None,
         optimizer=state_kept(recipe.optimizer),
         speed=_ANY,
