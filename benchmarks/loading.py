@@ -28,7 +28,7 @@ def loader_of(path: str, workers: int) -> Loader:
     dataset = open_dataset(scan(path), settings, channels=3, cache=None)
     return make_loader(
         dataset.train, dataset.preprocessing, batch_size=BATCH, seed=0, train=True, device=torch.device("cpu"),
-        augmentation=Augmentation(crop_scale=(0.08, 1.0), flip=True), workers=workers, skip_bad_images=False,
+        augmentation=Augmentation(crop_scale=(0.08, 1.0), flip="random"), workers=workers, skip_bad_images=False,
     )  # fmt: skip
 
 

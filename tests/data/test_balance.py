@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from residuum.data.balance import balanced_order, class_weights
+from residuum.data.balance import balanced_order, class_weights, weighted_order
 from residuum.errors import ConfigError
 
 LABELS = torch.tensor([0] * 50 + [1] * 10 + [3] * 2)  # none of class 2
@@ -62,3 +62,22 @@ def test_images_of_several_classes_are_refused():
 def test_the_order_is_the_seeds():
     assert torch.equal(order(1.0, 3), order(1.0, 3))
     assert not torch.equal(order(1.0, 3), order(1.0, 4))
+
+
+def test_weights_say_how_often_images_are_drawn():
+    weights = torch.tensor([3.0, 1.0, 1.0, 0.0, 0.5, 1.5])
+    due = weights.double() / weights.sum() * 6
+    seen = torch.zeros(6, dtype=torch.float64)
+    for seed in range(2000):
+        order = weighted_order(weights, torch.Generator().manual_seed(seed))
+        assert len(order) == 6
+        assert len(set(order.tolist())) == 6  # what comes again is a further view
+        counts = (order % 6).bincount(minlength=6)
+        assert ((counts - due).abs() < 1).all()
+        seen += counts
+    assert torch.allclose(seen / 2000, due, atol=0.05)
+
+
+def test_equal_weights_draw_each_image_once():
+    order = weighted_order(torch.full((101,), 0.1), torch.Generator().manual_seed(1))
+    assert sorted(order.tolist()) == list(range(101))

@@ -68,7 +68,7 @@ def test_batches_of_files_are_those_of_the_folder(folder, kind):
         data = open_dataset(scan(path), settings, channels=3, cache=None)
         loader = make_loader(
             data.train, data.preprocessing, batch_size=48, seed=1, train=True, device=torch.device("cpu"), workers=0,
-            augmentation=Augmentation(crop_scale=(0.3, 1.0), flip=True), skip_bad_images=False,
+            augmentation=Augmentation(crop_scale=(0.3, 1.0), flip="random"), skip_bad_images=False,
         )  # fmt: skip
         return list(loader.epoch(1))
 

@@ -3,9 +3,14 @@
 import json
 
 import pytest
+import torch
 from tests.conftest import paint
 
 from residuum.data.catalog import scan, split_files
+from residuum.data.loaders import make_loader
+from residuum.data.packing import pack
+from residuum.data.settings import Augmentation, DataSettings
+from residuum.data.sources import open_dataset
 from residuum.errors import DataError
 
 HEADING = "path,label,split\n"
@@ -94,6 +99,25 @@ def test_images_of_several_classes_are_a_list_of_labels(photos):
     assert names(found) == [("photos/0.png", (0, 1)), ("photos/1.png", ())]
 
 
+def test_weights_say_how_often_images_are_drawn_and_go_with_them(photos, tmp_path):
+    text = "path,label,weight\n" + "".join(f"photos/{i}.png,{'ab'[i % 2]},{(3, '', 1, 0.5)[i % 4]}\n" for i in range(8))
+    found = scan(photos(text))
+    weights = {found.name_of(place): weight for place, weight in found.weights.items()}
+    assert weights == {"photos/0.png": 3, "photos/4.png": 3, "photos/3.png": 0.5, "photos/7.png": 0.5}
+    assert found.digest != scan(photos(text.replace(",3", ",2"), "other.csv")).digest
+    pack(tmp_path / "list.csv", tmp_path / "a.packed")
+    packed = scan(tmp_path / "a.packed")
+    assert {packed.name_of(place): weight for place, weight in packed.weights.items()} == weights
+    assert packed.digest == found.digest
+    data = open_dataset(found, DataSettings(path=found.name, holdout=0.0), channels=3, cache=None)
+    loader = make_loader(
+        data.train, data.preprocessing, batch_size=8, seed=0, train=True, device=torch.device("cpu"), workers=0,
+        augmentation=Augmentation(), skip_bad_images=False,
+    )  # fmt: skip
+    seen = torch.cat([labels for epoch in range(40) for _, labels in loader.epoch(epoch)])
+    assert (seen == 0).float().mean() == pytest.approx(8 / 11, abs=0.05)  # a has 3, 1, 3, 1 and b 1, 0.5, 1, 0.5
+
+
 def test_what_is_not_read_is_counted(photos):
     text = "path,label,camera\n" + lines().replace(",train", ",x") + "photos/0.png,dog,x\n"
     found = scan(photos(text))
@@ -124,6 +148,9 @@ def test_what_is_not_read_is_counted(photos):
         (HEADING + lines().replace("train", "val"), "has images of val but none to train with"),
         (HEADING + lines(7) + "photos/7.png,owl,test\n", "test images of .* have classes that .* have not: 'owl'"),
         (HEADING + lines(7) + "photos/7.png,cat|dog,train\n", "'cat|dog' as its label; .* call the column 'labels'"),
+        ("path,label,weight\nphotos/0.png,cat,-1\n", "line 2 .* has the weight '-1'; it must be a number from 0 to 1e"),
+        ("path,label,weight\nphotos/0.png,cat,nan\n", "line 2 .* has the weight 'nan'"),
+        ("path,label,weight\nphotos/0.png,cat,0\nphotos/1.png,dog,0\n", "all its train images the weight 0"),
         ("path,labels\nphotos/0.png,cat|\nphotos/1.png,dog\n", "line 2 .* has no label"),
     ],
 )  # fmt: skip

@@ -118,7 +118,7 @@ def test_a_packed_file_that_is_cut_off_is_refused_in_a_sentence(root, tmp_path):
 )
 def test_an_index_that_makes_no_sense_is_refused_in_a_sentence(tmp_path, change):
     rows = [(("train", name, 3, label, None), b"abc") for label, name in enumerate("ab")]
-    packed.write_packed(tmp_path / "a", rows, classes=("x", "y"), channels=3, several=False, stamp="")
+    packed.write_packed(tmp_path / "a", rows, classes=("x", "y"), channels=3, several=False, stamp="", weights={})
     whole = (tmp_path / "a").read_bytes()
     begin, size = struct.unpack("<QQ", whole[-16:])
     index = json.loads(zlib.decompress(whole[begin : begin + size])) | change

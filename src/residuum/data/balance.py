@@ -26,6 +26,22 @@ def one_class_each(labels: Tensor) -> None:
         raise ConfigError("data.balance is for images of one class each, and these may be of several; leave it out")
 
 
+def weighted_order(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """As many numbers as there are weights (N,), in random order, each image as often as is due to its weight.
+
+    An image has what is due to it up to one. What comes again is numbered as in `balanced_order`.
+    """
+    count = len(weights)
+    mixed = torch.randperm(count, generator=generator)
+    due = weights[mixed].double()
+    ends = (due / due.sum() * count).cumsum(0) + torch.rand((), generator=generator, dtype=torch.float64)
+    ends[due.nonzero().max() :] = count  # whatever was rounded on the way
+    taken = ends.floor().long().diff(prepend=torch.zeros(1, dtype=torch.long))
+    begin = taken.cumsum(0) - taken
+    views = torch.arange(count) - begin.repeat_interleave(taken)
+    return (mixed.repeat_interleave(taken) + views * count)[torch.randperm(count, generator=generator)]
+
+
 def balanced_order(labels: Tensor, power: float, generator: torch.Generator) -> Tensor:
     """As many numbers as there are labels (N,), in random order, classes drawn by their numbers to the 1 - power.
 

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +55,8 @@ class Catalog:
     label of its images, by label and name; a named dataset has none. `in_memory` says whether images are all held in
     memory. `left_out` maps kinds of files, folders and lines that are not read to how many there are. `digest` changes
     with classes, names and sizes of images, but not with the place or kind of what holds them. `root` is the folder
-    below which paths are names. `several` says that an image may be of several classes, or of none.
+    below which paths are names. `several` says that an image may be of several classes, or of none. `weights` say how
+    often images are drawn in training, where not once an epoch.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Catalog:
     digest: str
     root: str = ""
     several: bool = False
+    weights: Mapping[Place, float] = field(default_factory=dict)
 
     def name_of(self, place: Place) -> str:
         """What an image of this dataset is called, wherever the dataset lies."""
@@ -82,13 +84,14 @@ class Catalog:
 
 
 class Found(NamedTuple):
-    """An image that a scan has found: its split, name, place, the names of its classes, and its bytes."""
+    """An image that a scan has found: its split, name, place, the names of its classes, its bytes, and its weight."""
 
     split: str
     name: str
     place: Place
     labels: tuple[str, ...]
     size: int
+    weight: float = 1.0
 
 
 def labels_of(label: Label) -> tuple[int, ...]:
@@ -218,9 +221,15 @@ def sort_out(
         labelled.sort(key=lambda pair: (pair[0].name if several else pair[1], pair[0].name))
         files[split] = tuple((row.place, labels if several else labels[0]) for row, labels in labelled)
         sizes += [str(row.size) for row, _ in labelled]
+    weights = {row.place: row.weight for row in rows["train"] if row.weight != 1}
+    if weights:
+        if not any(row.weight for row in rows["train"]):
+            raise DataError(f"{quoted(name, 200)} gives all its train images the weight 0; some must be more")
+        stamp += text_digest(f"{row.name}\0{row.weight!r}" for row in sorted(rows["train"]) if row.weight != 1)
     return catalogued(
-        name, names, files, sizes, root=root, channels=channels, several=several, left_out=left_out or {}, stamp=stamp
-    )
+        name, names, files, sizes, root=root, channels=channels, several=several, left_out=left_out or {}, stamp=stamp,
+        weights=weights,
+    )  # fmt: skip
 
 
 def catalogued(
@@ -234,6 +243,7 @@ def catalogued(
     channels: int = 3,
     several: bool = False,
     stamp: str = "",
+    weights: Mapping[Place, float] | None = None,
 ) -> Catalog:
     """The catalog of images in their order; `sizes` are their bytes, split by split.
 
@@ -253,6 +263,7 @@ def catalogued(
         digest=text_digest([*classes, "", *rows, "", *sizes, *([stamp] * bool(stamp))]),
         root=root,
         several=several,
+        weights=weights or {},
     )
 
 

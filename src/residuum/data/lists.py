@@ -4,7 +4,8 @@
     photos/1.jpg,cat,train
 
 `path` is relative to the list's folder. An image of several classes has them in `labels`, as `cat|dog`, or as a list in
-JSON. `split` (train, val or test) may be missing.
+JSON. `split` (train, val or test) and `weight` (how often an image is drawn in training, 1 for once an epoch) may be
+missing.
 """
 
 import csv
@@ -21,7 +22,8 @@ from residuum.data.places import relative
 from residuum.errors import DataError, quoted
 
 LISTS = {".csv": ",", ".tsv": "\t", ".json": "", ".jsonl": ""}  # endings, and what stands between two columns
-COLUMNS = ("path", "label", "labels", "split")
+COLUMNS = ("path", "label", "labels", "split", "weight")
+HEAVIEST = 1e6  # weight of an image
 _SEVERAL = "|"  # between the classes of an image
 _Row = tuple[str, Mapping[str, Any]]  # where it stands, in words, and what it says
 
@@ -52,7 +54,7 @@ def scan_list(path: str) -> Catalog:
         before = found.setdefault(one, image)
         lines.setdefault(one, where)
         if before is not image:
-            if (before.split, before.labels) != (image.split, image.labels):
+            if before[4:] != image[4:] or (before.split, before.labels) != (image.split, image.labels):
                 raise DataError(
                     f"{quoted(image.name, 100)} stands twice in {quoted(path, 100)}, as {_about(before)} in "
                     f"{lines[one]} and as {_about(image)} in {where}; keep one of them"
@@ -75,10 +77,11 @@ def _about(image: Found) -> str:
 
 def _refuse_columns(path: str, there: set[str]) -> None:
     if "path" not in there or not there & {"label", "labels"} or {"label", "labels"} <= there:
-        have = ", ".join(quoted(name, 30) for name in sorted(there)[:8])
+        have = ", ".join(quoted(name, 30) for name in sorted(there)[:6])
         raise DataError(
-            f"{quoted(path, 150)} has {have} as its columns; it needs 'path' and either 'label' or, for images of "
-            "several classes, 'labels', and may have 'split': the names stand in the first line, or in each JSON object"
+            f"{quoted(path, 120)} has {have} as its columns; it needs 'path' and either 'label' or, for images of "
+            "several classes, 'labels', and may have 'split' and 'weight': the names stand in the first line, or in "
+            "each JSON object"
         )
 
 
@@ -148,10 +151,13 @@ def _image(path: str, root: str, where: str, row: Mapping[str, Any], *, several:
         raise wrong(f"has no label that can be used; it must be {wanted}")
     if not several and _SEVERAL in labels[0]:
         raise wrong(f"has {quoted(labels[0], 60)} as its label; for images of several classes call the column 'labels'")
+    weight = _weight(row.get("weight"))
+    if weight is None:
+        raise wrong(f"has the weight {quoted(row['weight'], 40)}; it must be a number from 0 to {HEAVIEST:g}")
     size = _bytes(place)
     if size is None:
         missing.append(file)
-    return Found(split, relative(place, root), place, labels, size or 0)
+    return Found(split, relative(place, root), place, labels, size or 0, weight)
 
 
 def _labels(value: Any, several: bool) -> tuple[str, ...] | None:
@@ -163,6 +169,18 @@ def _labels(value: Any, several: bool) -> tuple[str, ...] | None:
         parts = [_label(part) for part in text.split(_SEVERAL)] if several and text is not None else [text]
     named = tuple(part for part in parts if part is not None)
     return tuple(dict.fromkeys(named)) if len(named) == len(parts) else None
+
+
+def _weight(value: Any) -> float | None:
+    if value is None or value == "":
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if 0 <= number <= HEAVIEST else None
 
 
 def _label(value: Any) -> str | None:

@@ -26,7 +26,7 @@ from residuum.data.augmentation import (
     mirrored_first,
     seed_for,
 )
-from residuum.data.balance import balanced_order, one_class_each
+from residuum.data.balance import balanced_order, one_class_each, weighted_order
 from residuum.data.reading import Desk, leave_interrupts_to_the_main_process
 from residuum.data.settings import Augmentation
 from residuum.data.sources import Split
@@ -350,7 +350,17 @@ def make_loader(
     if train:
         _check_border(augmentation, preprocessing, epochs)
     order = None
-    if train and balance:
+    if train and split.weights is not None:
+        if balance:
+            raise ConfigError(
+                "data.balance sampler and the weights of the images both say how often these are drawn; leave one out"
+            )
+        if not split.weights.any():
+            raise DataError(
+                "all images that are left to train with have the weight 0; give some more, or hold out fewer"
+            )
+        order = partial(weighted_order, split.weights)
+    elif train and balance:
         one_class_each(split.labels)
         order = partial(balanced_order, split.labels, balance)
     schedule = Schedule(len(split), batch_size, seed, train, rank, world, augmentation.repeats if train else 1, order)

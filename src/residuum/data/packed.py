@@ -11,7 +11,7 @@ They are made by `residuum data pack`.
 import json
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,6 +43,7 @@ def write_packed(
     channels: int,
     several: bool,
     stamp: str,
+    weights: Mapping[str, float],
 ) -> None:
     """Write images with what is known of each; the file is whole or not there. Raises `DataError`."""
 
@@ -55,6 +56,7 @@ def write_packed(
                 listed.append([split, name, size, label, shape])
             begin = file.tell()
             index = {"classes": classes, "channels": channels, "several": several, "stamp": stamp, "images": listed}
+            index["weights"] = dict(weights)
             file.write(zlib.compress(json.dumps(index).encode()))
             file.write(_FOOT + struct.pack("<QQ", begin, file.tell() - begin))
 
@@ -74,7 +76,8 @@ def scan_packed(path: str) -> Catalog:
                 raise ValueError("its index makes no sense")
             numbers = labels_of(label if isinstance(label, int) else tuple(label))
             place = Slice(path, offset, size, str(name), None if shape is None else tuple(shape))
-            found.append(Found(split, str(name), place, tuple(classes[n] for n in numbers), size))
+            weight = float(index.get("weights", {}).get(name, 1.0))
+            found.append(Found(split, str(name), place, tuple(classes[n] for n in numbers), size, weight))
             offset += size
         if offset != begin:
             raise ValueError("its images are not all there")

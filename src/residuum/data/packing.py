@@ -69,6 +69,7 @@ def pack(
     write_packed(
         path, counted(), classes=catalog.classes, channels=3 if size is not None else catalog.channels,
         several=catalog.several,
+        weights={catalog.name_of(place): weight for place, weight in catalog.weights.items()},
         stamp="" if size is None and not raw else text_digest([catalog.digest, str(size)]),
     )  # fmt: skip
     return Packed(path, written, path.stat().st_size, tuple(skipped))

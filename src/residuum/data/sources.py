@@ -36,16 +36,18 @@ class Split:
 
     images: Tensor | tuple[Place, ...]
     labels: Tensor
+    weights: Tensor | None = None  # (N,): how often images are drawn in training, relative to one another
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, chosen: Tensor) -> "Split":
         """The images that a mask (N,) chooses."""
+        weights = None if self.weights is None else self.weights[chosen]
         if isinstance(self.images, Tensor):
-            return Split(self.images[chosen], self.labels[chosen])
+            return Split(self.images[chosen], self.labels[chosen], weights)
         images = tuple(place for place, out in zip(self.images, chosen.tolist(), strict=True) if out)
-        return Split(images, self.labels[chosen])
+        return Split(images, self.labels[chosen], weights)
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,13 @@ def _measured(train: Split) -> Preprocessing:
 
 
 def _listed(split: Files, catalog: Catalog) -> Split:
-    return Split(tuple(place for place, _ in split), _labels(split, catalog))
+    return Split(tuple(place for place, _ in split), _labels(split, catalog), _weights(split, catalog))
+
+
+def _weights(listed: Files, catalog: Catalog) -> Tensor | None:
+    if not catalog.weights:
+        return None
+    return torch.tensor([catalog.weights.get(place, 1.0) for place, _ in listed])
 
 
 def _labels(listed: Files, catalog: Catalog) -> Tensor:
@@ -257,7 +265,7 @@ def _open_small(
     begin = 0
     for name, files_of_split in splits.items():
         end = begin + len(files_of_split)
-        part = Split(whole.images[begin:end], whole.labels[begin:end])
+        part = Split(whole.images[begin:end], whole.labels[begin:end], _weights(files_of_split, catalog))
         made[name] = part.take(good[begin:end]) if bad else part
         if len(made[name]) < (2 if name == "train" else 1):
             raise DataError(
