@@ -123,3 +123,5 @@ def test_a_saved_network_remembers_that_its_classes_may_come_together(run, tmp_p
     residuum.save(model, tmp_path / "net.safetensors")
     assert residuum.load(tmp_path / "net.safetensors").several_classes
     assert torch.equal(residuum.load(tmp_path / "net.safetensors").fc.weight, model.fc.weight)
+    residuum.convert(run.path, tmp_path / "other.safetensors", "residuum")
+    assert residuum.load(tmp_path / "other.safetensors").several_classes

@@ -16,7 +16,7 @@ class Evaluate:
 
     # run folder, weights file, or reference such as timm:resnet50.a1_in1k
     source: Annotated[str, tyro.conf.Positional]
-    # dataset to evaluate on: a name, or an image folder; that of the run where left out
+    # dataset to evaluate on: a name or a path of any kind; that of the run where left out
     data: str | None = None
     # split to evaluate on; auto is the test split, or the validation split where there is none
     split: Literal["auto", "train", "val", "test"] = "auto"

@@ -183,5 +183,7 @@ def _where(path: str, archive: zipfile.ZipFile, array: Array) -> tuple[str, int]
                 while piece := source.read(_PIECE):
                     target.write(piece)
 
-        write_whole(place, unpack, DataError)
+        own = place.with_name(f"{digest}-{os.getpid()}.npy")  # processes of one run may unpack at the same time
+        write_whole(own, unpack, DataError)
+        own.replace(place)
     return str(place), array.header
