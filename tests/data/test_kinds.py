@@ -14,8 +14,9 @@ from tests.data.kinds import KINDS, as_kind
 from tests.train.runs import StopAfter, same, tiny
 
 from residuum.data.catalog import scan, split_files
+from residuum.data.decoding import image_size, read_image
 from residuum.data.loaders import Schedule, make_loader
-from residuum.data.places import Slice
+from residuum.data.places import Slice, SliceFile
 from residuum.data.settings import Augmentation, DataSettings
 from residuum.data.sources import open_dataset
 from residuum.errors import DataError
@@ -222,10 +223,26 @@ def test_hostile_images_are_counted_or_one_sentence_and_none_gets_another_label(
                 list(loader.epoch(0))
 
 
+def test_of_a_part_of_a_file_only_the_header_is_read_where_only_the_size_is_asked_for(tmp_path):
+    data = saved(Image.fromarray(noise(1500, 1000, 3)), "PNG")
+    (tmp_path / "many").write_bytes(b"before" + data)
+    place = Slice(str(tmp_path / "many"), 6, len(data), "x.png")
+    with SliceFile(place) as file:
+        reads = []
+        inner = file.readinto
+        file.readinto = lambda buffer: reads.append(inner(buffer)) or reads[-1]
+        assert Image.open(io.BufferedReader(file)).size == (1000, 1500)
+        assert sum(reads) < 100_000 < len(data)
+    with SliceFile(place) as file:
+        file.seek(-10, io.SEEK_END)
+        assert file.read(100) == data[-10:]
+        with pytest.raises(OSError, match="before the beginning"):
+            file.seek(-1)
+    assert image_size(place) == (1500, 1000)
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_odd_images_that_are_sound_are_read_alike_in_a_file_and_in_a_part_of_one(hostile, name, tmp_path):
-    from residuum.data.decoding import image_size, read_image
-
     data, size = GOOD[name]
     (tmp_path / "many").write_bytes(b"before" + data + b"behind")
     (tmp_path / name).write_bytes(data)

@@ -166,6 +166,8 @@ def test_runs_are_numbered(tmp_path):
     (tmp_path / "digits-1").mkdir()
     assert free_folder(tmp_path, "digits").name == "digits-2"
     assert free_folder(tmp_path, "/some/where/birds/").name == "birds-1"
+    assert free_folder(tmp_path, "/some/where/*.tar").name == "tar-1"
+    assert free_folder(tmp_path, "hf:owner/birds").name == "birds-1"
 
 
 # -- the record of the data --------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ use libjpeg-turbo and give the same pixels of a JPEG, full size, with the accura
 
 import os
 import stat
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from residuum.data.places import Place, Slice, read_slice, shown
+from residuum.data.places import Place, Slice, SliceFile, read_slice, shown
 from residuum.errors import DataError, first_line, quoted
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def image_size(place: Place) -> tuple[int, int]:
     """Height and width of an image as `read_image` gives them, from its header alone; raises `DataError`."""
     if isinstance(place, Slice) and place.shape is not None:
         return place.shape[:2]
-    with _opened(place) as image:
+    with _opened(place, header=True) as image:
         width, height = image.size
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
@@ -74,15 +74,15 @@ def mode_of(place: Place) -> str:
     """Pillow's mode of an image, from its header alone: RGB, L (grey), CMYK, P (palette), ...; raises `DataError`."""
     if isinstance(place, Slice) and place.shape is not None:
         return "RGB" if place.shape[2] == 3 else "L"
-    with _opened(place) as image:
+    with _opened(place, header=True) as image:
         return str(image.mode)
 
 
 class _opened:  # noqa: N801 (a context manager, used like a function)
     """An image whose header has been read; whatever a decoder says within the block becomes a `DataError`."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, place: Place, *, header: bool = False) -> None:
+        self.place, self.header = place, header
         self.image: Any = None
 
     def __enter__(self) -> Any:
@@ -106,7 +106,12 @@ class _opened:  # noqa: N801 (a context manager, used like a function)
 
     def _file(self) -> BinaryIO:
         if isinstance(self.place, Slice):
-            return BytesIO(read_slice(self.place))
+            if not self.header:
+                return BytesIO(read_slice(self.place))
+            try:
+                return BufferedReader(SliceFile(self.place))
+            except OSError as error:
+                raise self._refusal(error) from None
         try:
             kind = os.stat(self.place).st_mode  # noqa: PTH116 (called for each of a million files)
         except (OSError, ValueError):

@@ -4,9 +4,10 @@ Folders and lists name files. Tar shards, Arrow files, arrays and packed files a
 them is then a `Slice` that any process reads by itself, in any order.
 """
 
+import io
 import os
 import stat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from residuum.errors import DataError, quoted
 
@@ -45,6 +46,42 @@ def relative(path: str, root: str) -> str:
     if not path.startswith((f"{inside}/", f"{inside}{os.sep}")):
         return path.replace(os.sep, "/")
     return path[len(inside) + 1 :].replace(os.sep, "/")
+
+
+class SliceFile(io.RawIOBase):
+    """A slice as a file of its own, of which only what is asked for is read; raises `OSError`."""
+
+    def __init__(self, place: Slice) -> None:
+        super().__init__()
+        if not stat.S_ISREG(os.stat(place.file).st_mode):  # noqa: PTH116
+            raise OSError(f"{place.file} is no regular file any more")
+        self.file = open(place.file, "rb", buffering=0)  # noqa: PTH123, SIM115 (`close` closes it)
+        self.place, self.at = place, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.place.size}[whence]
+        if start + offset < 0:
+            raise OSError("a place before the beginning")
+        self.at = start + offset
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)[: max(0, self.place.size - self.at)]
+        self.file.seek(self.place.offset + self.at)
+        count = self.file.readinto(view) if len(view) else 0
+        self.at += count
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self.file.close()
+        super().close()
 
 
 def read_slice(place: Slice) -> bytearray:

@@ -225,7 +225,7 @@ def refuse_existing(path: Path) -> None:
 
 def free_folder(parent: Path, data: str) -> Path:
     """The first of `parent/NAME-1`, `parent/NAME-2`, ... that is not taken."""
-    name = Path(data).name[:100] or "run"
+    name = "".join(c for c in Path(data).name if c not in "*?[]")[:100].lstrip(".-") or "run"  # of a pattern, too
     number = 1
     while (parent / f"{name}-{number}").exists():
         number += 1
