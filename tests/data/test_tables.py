@@ -160,6 +160,12 @@ def test_an_arrow_file_that_is_cut_off_is_refused_in_a_sentence(hf, tmp_path):
             scan(tmp_path / "a")
 
 
+def test_a_dataset_itself_is_no_path(hf):
+    for data in (made(hf), made(hf).to_iterable_dataset()):
+        with pytest.raises(DataError, match=f"this is a {type(data).__name__}; save one of Hugging Face's"):
+            scan(data)
+
+
 def test_without_the_extra_the_refusal_names_it(tmp_path, monkeypatch):
     def missing(module, *, extra):
         raise MissingExtraError(f"this needs {module}: {extra}")

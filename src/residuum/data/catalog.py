@@ -27,6 +27,11 @@ def scan(path: str | Path) -> Catalog:
 
     Names and sizes of all images are read, and the headers of some; none is decoded.
     """
+    if not isinstance(path, str | Path):
+        raise DataError(
+            f"a dataset is a path or a name, and this is a {type(path).__name__}; save one of Hugging Face's with "
+            "save_to_disk and give the folder. One that streams has no order in which a run could go on"
+        )
     text = str(path)
     if text in NAMED:
         return NAMED[text]
