@@ -68,6 +68,15 @@ def test_splits_have_any_usual_name_and_others_are_counted(hf, tmp_path):
     assert len({found.name_of(place) for files in found.files.values() for place, _ in files}) == 12
 
 
+def test_a_test_split_whose_labels_are_secret_is_left_out_and_said(hf, tmp_path):
+    secret = made(hf, 4).remove_columns("label").add_column("label", [-1] * 4)
+    secret = secret.cast_column("label", made(hf).features["label"])
+    hf.DatasetDict({"train": made(hf), "test": secret}).save_to_disk(tmp_path / "a")
+    found = scan(tmp_path / "a")
+    assert found.files.keys() == {"train"}
+    assert found.left_out == {"images of the split 'test', which has no labels": 4}
+
+
 def test_images_may_be_files_that_a_dataset_names(hf, tmp_path):
     for i in range(4):
         (tmp_path / f"{i}.png").write_bytes(png(i))
