@@ -97,12 +97,26 @@ def test_a_dry_run_prints_what_would_be_and_writes_nothing(command, tmp_path, mo
     assert result.code == 0
     assert not [*tmp_path.iterdir()]
     for topic, pattern in {
-        "steps": r"\d+ an epoch, \d+ in all", "lr": r"0\.1 at step 1", "time": r"\d+ s in all, [\d.]+ ms a step",
+        "steps": r"\d+ an epoch, \d+ in all", "lr": r"0\.1 at step 1",
+        "time": r"\d+ s in all, [\d.]+ ms a step, of which \d+% wait",
         "memory": r"[\d.]+ MB for a step's tensors", "computing": "cpu, fp32",
     }.items():  # fmt: skip
         assert re.search(rf"^{topic} +.*{pattern}", result.out, re.MULTILINE), topic
+    assert re.search(r"^ {11}[\u2581-\u2588]{5}$", result.out, re.MULTILINE)  # a block a step
     shown = result.out[result.out.index("epochs = ") : result.out.index("data       ")]
     assert Recipe.from_toml(shown) == recipe(*QUICK)
+
+
+def test_a_curve_is_of_digits_where_there_are_no_blocks():
+    class Plain:
+        encoding = "ascii"
+
+    assert train.sparkline([0.0, 0.5, 1.0, 0.1], Plain()) == "0470"
+    assert train.sparkline([0.0], Plain()) == "0"
+
+
+def test_a_service_that_there_is_not_is_refused(refused):
+    assert "--log is 'comet'; it must be" in refused("train", "--log", "comet")
 
 
 def test_a_run_that_was_stopped_goes_on_by_the_line_that_it_prints(command, stopped, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from residuum.config import ResNetConfig
 from residuum.data.catalog import Catalog, scan
@@ -21,13 +22,18 @@ from residuum.errors import ConfigError, DataError, RunError, WeightsError, quot
 from residuum.memory.in_place import choose_in_place
 from residuum.memory.planner import Plan, Planner
 from residuum.nn.resnet import ResNet
+from residuum.train import environment
+from residuum.train.bottleneck import WaitingForData, in_words, of_rows
+from residuum.train.clock import Clock
 from residuum.train.execution import Execution
 from residuum.train.loggers import Beginning, Callback, ConsoleLogger
 from residuum.train.loop import look_at, train_epochs
 from residuum.train.optim import make_average, make_optimizer, state_kept
+from residuum.train.profiling import Profile
 from residuum.train.recipe import Recipe, check_fit, differences
 from residuum.train.run import DataRecord, Run, free_folder, refuse_existing
 from residuum.train.state import State
+from residuum.train.trackers import need_trackers, open_trackers
 from residuum.units import parse_size, show_size
 from residuum.weights.files import write_ours
 
@@ -58,14 +64,16 @@ def fit(
     execution: Execution | None = None,
     callbacks: Sequence[Callback] | None = None,
     catalog: Catalog | None = None,
+    profile: int = 0,
 ) -> Result:
     """Train anew into the folder `out`, `runs/DATA-N` where left out; without `callbacks` it tells the console.
 
     Nothing is written before data, device and network are found to be right. Ctrl-C and SIGTERM end it at the next step
-    with everything saved. A `catalog` of the recipe's data that is at hand saves scanning it again. Raises
-    `ResiduumError`.
+    with everything saved. A `catalog` of the recipe's data that is at hand saves scanning it again. `profile` is the
+    number of steps that are profiled, into the run folder. Raises `ResiduumError`.
     """
     execution = execution or Execution()
+    need_trackers(execution)
     callbacks = (ConsoleLogger(),) if callbacks is None else callbacks
     device = pick_device(execution.device)
     path = Path(out) if out is not None else free_folder(Path("runs"), recipe.data.path)
@@ -77,11 +85,13 @@ def fit(
     with generators_kept(device):
         job = prepare(recipe, execution, catalog, device, callbacks)
         run = Run.create(path, recipe, execution, DataRecord.of(catalog))
-        _begin(job, run, why, callbacks)
         progress = job.state.progress
         try:
-            _save(job, run)
-            return _train(job, run, callbacks)
+            environment.note(path, environment.here(device), 0)
+            callbacks = _listeners(job, run, callbacks)
+            _begin(job, run, why, callbacks)
+            _save(job, run, callbacks)
+            return _train(job, run, callbacks, profile)
         except (DataError, RunError, WeightsError):
             if not (progress.epoch or progress.step):  # an image or a disk that is bad from the start leaves nothing
                 run.remove()
@@ -94,6 +104,7 @@ def resume(
     recipe: Recipe | None = None,
     execution: Execution | None = None,
     callbacks: Sequence[Callback] | None = None,
+    profile: int = 0,
 ) -> Result:
     """Go on with a run where its state was saved; it ends with the weights that it would have had without the stop.
 
@@ -106,6 +117,7 @@ def resume(
     recipe = recipe or saved
     _refuse_changes(saved, recipe)
     execution = execution or own_execution
+    need_trackers(execution)
     device = pick_device(execution.device)
     catalog = scan(recipe.data.path)
     changed = record.changed(DataRecord.of(catalog))
@@ -133,8 +145,11 @@ def resume(
                 f"{quoted(str(run.path))} is complete: all {recipe.epochs} epochs are done, there is nothing to resume"
             )
         run.write_recipe(recipe, execution)
+        environment.note(run.path, environment.here(device), progress.epoch)
+        callbacks = _listeners(job, run, callbacks)
         _begin(job, run, why, callbacks)
-        return _train(job, run, callbacks)
+        _tell_saved(job, callbacks)  # what was saved before a crash, and not logged
+        return _train(job, run, callbacks, profile)
 
 
 def _refuse_changes(saved: Recipe, recipe: Recipe) -> None:
@@ -268,6 +283,13 @@ def _plan(network: ResNet, batch: int, recipe: Recipe, execution: Execution, dev
     return plan
 
 
+def _listeners(job: Job, run: Run, callbacks: Sequence[Callback]) -> Sequence[Callback]:
+    """The callbacks, and those that the execution asks for."""
+    workers = None if isinstance(job.dataset.train.images, Tensor) else job.execution.workers
+    trackers = open_trackers(job.execution, run.path, job.recipe, callbacks)
+    return (*callbacks, WaitingForData(callbacks, workers), *trackers)
+
+
 def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
     """Tell the callbacks what will be trained on what, and how."""
     recipe, dataset, state = job.recipe, job.dataset, job.state
@@ -333,9 +355,10 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def _train(job: Job, run: Run, callbacks: Sequence[Callback]) -> Result:
+def _train(job: Job, run: Run, callbacks: Sequence[Callback], profile: int) -> Result:
     """Train to the end or to a signal, look at the test split once, draw the curves."""
     stop, progress, recipe = Stop(), job.state.progress, job.recipe
+    profiling = Profile(profile, len(job.train), job.state.device, run.path, callbacks)
     try:
         with stop.listening():
             train_epochs(
@@ -345,18 +368,21 @@ def _train(job: Job, run: Run, callbacks: Sequence[Callback]) -> Result:
                 job.train,
                 job.val,
                 callbacks=callbacks,
-                save=partial(_save, job, run),
+                save=partial(_save, job, run, callbacks),
                 save_every=job.execution.save_every,
                 stopped=lambda: stop.signal is not None,
+                watched=profiling.watched,
             )
             skipped = job.train.skipped | (job.val.skipped if job.val is not None else set())
             if progress.epoch == recipe.epochs and stop.signal is None and _owes_test(job):
                 assert job.dataset.test is not None
-                loader = job.loader(job.dataset.test)
+                loader, clock = job.loader(job.dataset.test), Clock(job.state.device, progress.spent)
                 found = look_at(job.state.result, loader, "test", recipe, callbacks)
+                clock.lap("evaluate")
+                clock.read()
                 progress.history[-1] |= {"test_loss": found.loss, "test_accuracy": found.accuracy}
                 skipped |= loader.skipped
-                _save(job, run)
+                _save(job, run, callbacks)
     except DataError:
         if progress.epoch or progress.step:
             place = f"epoch {progress.epoch + 1}, step {progress.step}"
@@ -368,6 +394,7 @@ def _train(job: Job, run: Run, callbacks: Sequence[Callback]) -> Result:
         for callback in callbacks:
             callback.end()
     run.draw_curves(progress.history)
+    _say(callbacks, "time", in_words(of_rows(progress.history), progress.spent))
     for image in sorted(skipped):
         _say(callbacks, "left out", image)
     complete = progress.epoch == recipe.epochs and not _owes_test(job)
@@ -379,7 +406,7 @@ def _owes_test(job: Job) -> bool:
     return job.execution.test and job.dataset.test is not None and "test_loss" not in job.state.progress.history[-1]
 
 
-def _save(job: Job, run: Run) -> None:
+def _save(job: Job, run: Run, callbacks: Sequence[Callback]) -> None:
     """The state last: a run whose state says an epoch is done has that epoch's weights and metrics on disk."""
     state, dataset = job.state, job.dataset
     # Without the check of `residuum.save` that a network is what its config says: it was made of it above.
@@ -388,3 +415,9 @@ def _save(job: Job, run: Run) -> None:
     if state.progress.history:
         run.save_metrics(state.progress.history)
     run.save_state(state.to_dict())
+    _tell_saved(job, callbacks)
+
+
+def _tell_saved(job: Job, callbacks: Sequence[Callback]) -> None:
+    for callback in callbacks:
+        callback.saved(job.state.progress.history)

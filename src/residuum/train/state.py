@@ -27,6 +27,7 @@ class Progress:
     step: int = 0
     seen: int = 0  # images in this epoch so far
     seconds: float = 0.0  # of training and evaluation, in all
+    spent: dict[str, float] = field(default_factory=dict)  # seconds by phase since the last row of the history
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: Tensor = field(default_factory=lambda: torch.empty(0))  # one per step of this epoch, on the device
     correct: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long))  # on the device
