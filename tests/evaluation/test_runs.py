@@ -132,6 +132,15 @@ def test_files_that_cannot_be_read_are_named(runs, name):
         compare([path])
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", '"high"', "null", "1" * 400])
+def test_an_accuracy_that_is_no_number_is_not_compared(runs, value):
+    (path,) = runs(a={})
+    lines = (path / "metrics.jsonl").read_text().replace('"val_accuracy": 0.9', f'"val_accuracy": {value}')
+    (path / "metrics.jsonl").write_text(lines)
+    with pytest.raises(RunError, match="'a' has no"):
+        compare([path])
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"is no run: it has no recipe\.toml and no data\.json"):
         compare([tmp_path])

@@ -11,7 +11,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from residuum.errors import shortened
-from residuum.evaluation.runs import Comparison, Finished, Group
+from residuum.evaluation.runs import Comparison, Finished, Group, number
 from residuum.evaluation.seeds import MOST, Difference, Interval
 from residuum.report.charts import PALETTE, Chart, Line, line_chart
 from residuum.report.page import Card, Page, Section
@@ -124,12 +124,10 @@ def runs(found: Comparison) -> Table:
 
 
 def _run(group: Group, run: Finished, number: str) -> tuple[str, ...]:
-    images = sum(row.get("images_per_second", 0.0) * row.get("seconds", 0.0) for row in run.rows)
-    speed = images / run.seconds if run.seconds else 0.0
     loss = run.last("train_loss")
     return (
         run.name, group.letter, str(run.seed), _points(run.last(number)), "-" if loss is None else f"{loss:.3f}",
-        str(len(run.rows)), f"{speed:,.0f}", f"{run.seconds / 60:.1f}",
+        str(len(run.rows)), f"{run.images_per_second:,.0f}", f"{run.seconds / 60:.1f}",
     )  # fmt: skip
 
 
@@ -189,7 +187,7 @@ def _curves(found: Comparison) -> Iterator[Chart]:
         for place, group in enumerate(found.groups):
             colour = PALETTE[place % len(PALETTE)]
             each = [
-                [(float(row["epoch"]), scale * float(row[name])) for row in run.rows if name in row]
+                [(row["epoch"], scale * value) for row in run.rows if (value := number(row, name)) is not None]
                 for run in group.runs
             ]
             each = [places for places in each if places]

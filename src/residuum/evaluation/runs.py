@@ -28,6 +28,12 @@ _ALIKE = ("seed", "data.path", "data.skip_bad_images")
 _MODEL, _DATA = "model.", "data."
 
 
+def number(row: Mapping[str, Any], name: str) -> float | None:
+    """A number of a row of metrics, None where there is none, or one that is no number."""
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e300 else None
+
+
 @dataclass(frozen=True, eq=False)
 class Finished:
     """A run that went to its end: its rows of numbers, what it was trained on and with, and a digest of its weights."""
@@ -51,13 +57,18 @@ class Finished:
 
     def last(self, name: str) -> float | None:
         """A number of the last epoch, never of the best one; None where the run has none of that name."""
-        value = self.rows[-1].get(name)
-        return float(value) if isinstance(value, int | float) else None
+        return number(self.rows[-1], name)
 
     @property
     def seconds(self) -> float:
         """Of training, in all epochs."""
-        return float(sum(row.get("seconds", 0.0) for row in self.rows))
+        return sum(number(row, "seconds") or 0.0 for row in self.rows)
+
+    @property
+    def images_per_second(self) -> float:
+        """In training, over all epochs."""
+        images = sum((number(row, "images_per_second") or 0.0) * (number(row, "seconds") or 0.0) for row in self.rows)
+        return images / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
@@ -143,12 +154,12 @@ def compare(paths: Sequence[Path], split: Literal["auto", "val", "test"] = "auto
             runs.append(found)
     if not runs:
         raise RunError(f"none of these runs is finished; first: {notes[0].text}")
-    number = _number(runs, split)
-    groups = _grouped(runs, number, notes)
-    return Comparison(number, groups, (*notes, *_notes(groups)))
+    compared = _compared(runs, split)
+    groups = _grouped(runs, compared, notes)
+    return Comparison(compared, groups, (*notes, *_notes(groups)))
 
 
-def _number(runs: Sequence[Finished], split: str) -> str:
+def _compared(runs: Sequence[Finished], split: str) -> str:
     """The name of the accuracy that all runs have; raises `RunError` where there is none."""
     for name in [f"{s}_accuracy" for s in ("val", "test") if split in ("auto", s)]:
         lacking = [run.name for run in runs if run.last(name) is None]
@@ -158,7 +169,7 @@ def _number(runs: Sequence[Finished], split: str) -> str:
     raise RunError(f"{quoted(lacking[0])} has {which} that all these runs have; compare others, or another --split")
 
 
-def _grouped(runs: Sequence[Finished], number: str, notes: list[Note]) -> tuple[Group, ...]:
+def _grouped(runs: Sequence[Finished], compared: str, notes: list[Note]) -> tuple[Group, ...]:
     by_recipe: dict[Any, list[Finished]] = defaultdict(list)
     for run in runs:
         fields = tuple((name, value) for name, value in run.recipe.to_dict().items() if name not in _ALIKE)
@@ -175,7 +186,7 @@ def _grouped(runs: Sequence[Finished], number: str, notes: list[Note]) -> tuple[
                 names = ", ".join(run.name for run in same)
                 notes.append(Note("again", f"{names} have one recipe and seed {seed}: their mean counts once"))
         values = {
-            seed: float(np.mean([value for run in same if (value := run.last(number)) is not None]))
+            seed: float(np.mean([value for run in same if (value := run.last(compared)) is not None]))
             for seed, same in by_seed.items()
         }
         if first is None:
@@ -185,7 +196,7 @@ def _grouped(runs: Sequence[Finished], number: str, notes: list[Note]) -> tuple[
             changes = _changes(first.runs[0], members[0])
             gap = difference(first.values, values)
             if len(values) == 1 and len(first.values) == 1:
-                both = _paired_images(first.runs[0], members[0], number.partition("_")[0])
+                both = _paired_images(first.runs[0], members[0], compared.partition("_")[0])
                 gap = over_images(both) if both is not None else gap
         group = Group(letter, tuple(members), changes, values, mean_of(list(values.values())), gap)
         first = first or group

@@ -64,17 +64,18 @@ def held_up(seconds: Mapping[str, float], images: int, workers: int | None, core
     """A sentence: the share of waiting, what the loader gives, what the network could take, and what to change."""
     total = sum(seconds.get(phase, 0.0) for phase in STEP)
     data = seconds["data"]
-    # Workers read while the network computes, so that they are never idle where they are waited for.
-    given = images / (total if workers else data)
-    could = images / max(total - data, 1e-9)
-    text = (
-        f"{waiting(seconds):.0%} of a step is waiting for data: the loader gives {given:,.0f} images/s, and the "
-        f"network could take {could:,.0f}"
-    )
+    # Workers read while the network computes, and are never idle where they are waited for; else it goes by turns.
+    given, could = images / (total if workers else data), images / max(total - data, 1e-9)
+    share = f"{waiting(seconds):.0%} of a step is waiting for data"
+    if workers:
+        text = f"{share}: the loader gives {given:,.0f} images/s, and the network could take {could:,.0f}"
+    else:
+        text = f"{share}, by turns: the loader gives {given:,.0f} images/s, and then the network takes {could:,.0f}"
     if workers is None:
-        return f"{text}; the images are in memory, so that this is what augmenting them takes"
-    more = f"--workers {cores} (now {workers}, for {cores} cores), or " if workers < cores else ""
-    return f"{text}; try {more}smaller image files: they are decoded whole before they are cropped"
+        return f"{text}; these images are in memory, and augmenting them is what takes the time"
+    more = min(max(2 * workers, 2), cores)
+    first = f"--workers {more} (now {workers}, for {cores} cores), or " if workers < more else ""
+    return f"{text}; try {first}smaller images, which 'residuum data pack --size' makes: each is decoded whole"
 
 
 def _cores() -> int:

@@ -209,8 +209,8 @@ class Run:
 
 def _rows(text: str) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in text.splitlines()]
-    if not all(isinstance(row, dict) and isinstance(row.get("epoch"), int) for row in rows):
-        raise ValueError("a line is no table with an epoch")
+    if not all(isinstance(row, dict) and row.get("epoch") == number for number, row in enumerate(rows, 1)):
+        raise ValueError("its lines are not one for each epoch")
     return rows
 
 

@@ -85,7 +85,8 @@ class State:
                 self.result.load_state_dict(values["average"])
                 self.average.n_averaged.fill_(values["averaged"])
             self._restore_optimizer(values["optimizer"])
-            counts = {name: values["progress"][name] for name in Progress.__dataclass_fields__}
+            saved = {"spent": {}} | values["progress"]  # which older states do not have
+            counts = {name: saved[name] for name in Progress.__dataclass_fields__}
             self.progress = Progress(**counts)
             self.progress.losses, self.progress.correct = (counts[name].to(device) for name in ("losses", "correct"))
         except (KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:
