@@ -17,7 +17,7 @@ from residuum.errors import ConfigError, MissingExtraError
 from residuum.train import Callback, ConsoleLogger, Execution, Recipe, fit, resume, trackers
 from residuum.train.clock import Clock
 from residuum.train.run import Run
-from residuum.train.trackers import Tracker
+from residuum.train.trackers import TensorBoard, Tracker
 
 
 def rows(path):
@@ -68,8 +68,11 @@ def test_tensorboard_mirrors_the_metrics(tmp_path):
 @pytest.mark.usefixtures("tensorboard")
 def test_a_run_that_was_stopped_goes_on_logging(stopped, tmp_path):
     path = shutil.copytree(stopped.path, tmp_path / "run")
+    TensorBoard(path, tiny(), []).end()  # a process of the same second
     resume(path, execution=LOGGED, callbacks=[])  # the first epoch was not logged; it is made up for
     assert mirrors(path)
+    first, second = sorted(file.name.split(".")[3] for file in (path / "tensorboard").iterdir())
+    assert first < second
 
 
 @pytest.mark.usefixtures("tensorboard")
@@ -210,6 +213,24 @@ def test_a_service_that_is_down_is_told_once_and_made_up_for(tmp_path):
     assert [epoch for epoch, _ in kept.rows] == [1, 2, 3]
     ((topic, text),) = listener.lines
     assert (topic, "no route to host" in text, "metrics.jsonl" in text, "\n" in text) == ("log", True, True, False)
+
+
+def test_a_service_that_cannot_be_closed_ends_no_training(tmp_path):
+    class Stuck(Kept):
+        def close(self):
+            raise OSError("no space left")
+
+    listener = Said()
+    Stuck(tmp_path, tiny(), [listener]).end()
+    assert "no space left" in listener.lines[0][1]
+
+
+def test_a_run_that_logged_goes_on_without(command, stopped, tmp_path):
+    path = shutil.copytree(stopped.path, tmp_path / "run")
+    (path / "execution.toml").write_text(Execution(log=("mlflow",)).to_toml())
+    assert command("train", "--resume", path, "--log").code == 0
+    assert Run(path).read()[1].log == ()
+    assert not (path / "trackers.json").exists()
 
 
 def test_a_library_that_is_missing_is_said_before_anything_is_made(tmp_path, monkeypatch):

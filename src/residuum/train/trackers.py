@@ -23,16 +23,13 @@ from residuum.train.loggers import Callback
 from residuum.train.recipe import Recipe
 
 NOTES = "trackers.json"  # in the run folder: what identifies the run elsewhere
-_LIBRARIES: dict[Service, tuple[str, ...]] = {
-    "tensorboard": ("torch.utils.tensorboard",), "wandb": ("wandb",), "mlflow": ("mlflow.tracking",)
-}  # fmt: skip
+_LIBRARIES: dict[Service, str] = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow.tracking"}
 
 
 def need_trackers(execution: Execution) -> None:
     """Raise `MissingExtraError` where the library of a service is not installed."""
     for service in execution.log:
-        for library in _LIBRARIES[service]:
-            need(library, extra=service)
+        need(_LIBRARIES[service], extra=service)
 
 
 def open_trackers(
@@ -93,11 +90,24 @@ class Tracker(Callback, ABC):
             if new:
                 self.flush()
         except Exception as error:  # a service that is down ends no training
-            if not self.failed:
-                for callback in self.others:
-                    text = f"{self.name} could not be logged to ({first_line(error)}); metrics.jsonl has all numbers"
-                    callback.say("log", text)
-            self.failed = True
+            self._fail(error)
+
+    def close(self) -> None:
+        """Nothing more is logged by this process."""
+
+    def end(self) -> None:
+        """Closes; what fails is said."""
+        try:
+            self.close()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.failed:
+            for callback in self.others:
+                text = f"{self.name} could not be logged to ({first_line(error)}); metrics.jsonl has all numbers"
+                callback.say("log", text)
+        self.failed = True
 
 
 class TensorBoard(Tracker):
@@ -109,6 +119,7 @@ class TensorBoard(Tracker):
         """A new event file beside those that are there."""
         folder = self.path / "tensorboard"
         self.last = logged_by_tensorboard(folder)
+        _await_next_second(folder)
         self.writer = need("torch.utils.tensorboard", extra="tensorboard").SummaryWriter(str(folder), flush_secs=10**6)
         if not self.last:
             self.writer.add_text("recipe", "```toml\n" + recipe.to_toml() + "```", 0)
@@ -122,8 +133,8 @@ class TensorBoard(Tracker):
         """To the disk."""
         self.writer.flush()
 
-    def end(self) -> None:
-        """Closes the file."""
+    def close(self) -> None:
+        """Close the file."""
         self.writer.close()
 
 
@@ -136,6 +147,13 @@ def logged_by_tensorboard(folder: Path) -> dict[str, int]:
     with contextlib.suppress(Exception):
         events.Reload()
     return {tag.replace("/", "_"): max(event.step for event in events.Scalars(tag)) for tag in events.Tags()["scalars"]}
+
+
+def _await_next_second(folder: Path) -> None:
+    """Event files are read in the order of their names, which hold the second: two of one second could be swapped."""
+    stamps = [int(part) for file in folder.glob("events.out.tfevents.*") if (part := file.name.split(".")[3]).isdigit()]
+    wait = max(stamps, default=0) + 1 - time.time()
+    time.sleep(min(max(wait, 0.0), 1.0))  # another machine's clock may be far ahead
 
 
 def _grouped(name: str) -> str:
@@ -181,8 +199,8 @@ class WandB(Tracker):
     def _note(self) -> None:
         write_note(self.path, "wandb", self.notes | {"last": self.last})
 
-    def end(self) -> None:
-        """Sends what is left."""
+    def close(self) -> None:
+        """Send what is left."""
         self.run.finish()
 
 
@@ -219,10 +237,9 @@ class MLflow(Tracker):
         metrics = [self.metric(name, value, now, epoch) for name, value in numbers.items()]
         self.client.log_batch(self.id, metrics=metrics)
 
-    def end(self) -> None:
-        """The run is over."""
-        with contextlib.suppress(Exception):
-            self.client.set_terminated(self.id)
+    def close(self) -> None:
+        """The run is over, until it is resumed."""
+        self.client.set_terminated(self.id)
 
 
 def _lasting(uri: str) -> str:
