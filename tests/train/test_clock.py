@@ -57,6 +57,9 @@ class Device:
         self.now, self.done, self.waits = 0.0, 0, 0
         self.events = []
 
+    def current_stream(self, device):
+        return f"stream of {device}"
+
     def Event(self, enable_timing):  # noqa: N802
         assert enable_timing
         return Stamp(self)
@@ -66,7 +69,8 @@ class Stamp:
     def __init__(self, device):
         self.device, self.at = device, None
 
-    def record(self):
+    def record(self, stream):
+        assert stream == "stream of cuda:1"
         self.at = self.device.now
 
     def synchronize(self):
@@ -84,7 +88,7 @@ def device(monkeypatch):
 
 
 def test_a_device_stamps_its_own_time_and_is_waited_for_when_it_is_read_alone(device):
-    clock = Clock(torch.device("cuda"), {})
+    clock = Clock(torch.device("cuda:1"), {})
     for _ in range(50):
         for phase, seconds in (("data", 1.0), ("forward", 2.0), ("backward", 4.0), ("step", 1.0)):
             device.now += seconds
@@ -98,7 +102,7 @@ def test_a_device_stamps_its_own_time_and_is_waited_for_when_it_is_read_alone(de
 
 
 def test_events_are_used_again(device):
-    clock = Clock(torch.device("cuda"), {})
+    clock = Clock(torch.device("cuda:1"), {})
     for _ in range(3):
         for _ in range(10):
             clock.lap("step")

@@ -32,6 +32,9 @@ class Clock:
         self.total: dict[str, float] = {}  # of this clock alone
         self.laps: Counter[str] = Counter()
         self.module: Any = torch.get_device_module(device) if device.type in _TIMED_BY_EVENTS else None
+        # An event is of the stream on which it is recorded, which is one of the current device where none is given.
+        current = getattr(self.module, "current_stream", None)
+        self.stream = (current(device),) if current is not None else ()
         self.stamped: list[tuple[Phase, Any]] = []  # events that are not read yet, in order
         self.free: list[Any] = []  # events to be used again
         self.begun = False
@@ -39,7 +42,7 @@ class Clock:
 
     def _event(self) -> Any:
         event = self.free.pop() if self.free else self.module.Event(enable_timing=True)
-        event.record()
+        event.record(*self.stream)
         return event
 
     def lap(self, phase: Phase) -> None:
