@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from tests.evaluation.folders import evaluated, make_run
 
 from residuum.errors import RunError
-from residuum.evaluation.runs import compare, in_short
+from residuum.evaluation.runs import compare, in_short, names_of
 
 
 @pytest.fixture
@@ -139,6 +140,13 @@ def test_an_accuracy_that_is_no_number_is_not_compared(runs, value):
     (path / "metrics.jsonl").write_text(lines)
     with pytest.raises(RunError, match="'a' has no"):
         compare([path])
+
+
+def test_runs_are_called_by_as_much_of_their_paths_as_tells_them_apart(tmp_path):
+    paths = [make_run(tmp_path / study / "seed-0", (0.5,)) for study in ("wide", "deep")]
+    assert [run.name for run in compare(paths).groups[0].runs] == ["wide/seed-0", "deep/seed-0"]
+    assert names_of([Path("/a/x"), Path("/b/y")]) == ["x", "y"]
+    assert names_of([Path("/x"), Path("/y/x")]) == ["/x", "/y/x"]
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

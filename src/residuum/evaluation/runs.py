@@ -38,17 +38,13 @@ def number(row: Mapping[str, Any], name: str) -> float | None:
 class Finished:
     """A run that went to its end: its rows of numbers, what it was trained on and with, and a digest of its weights."""
 
+    name: str  # the end of its path
     path: Path
     recipe: Recipe
     rows: Sequence[Mapping[str, Any]]
     data: DataRecord
     environments: Sequence[Environment]
     weights: str
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.path.absolute().name
 
     @property
     def seed(self) -> int:
@@ -105,8 +101,11 @@ class Comparison:
     notes: tuple[Note, ...]
 
 
-def read_run(path: Path) -> Finished | str:
-    """A finished run, or why it is not finished; raises `RunError` for a folder that is no run or cannot be read."""
+def read_run(path: Path, name: str) -> Finished | str:
+    """A finished run, which is to be called so, or why it is not finished.
+
+    Raises `RunError` for a folder that is no run or cannot be read.
+    """
     run = Run(path)
     missing = [name for name in ("recipe.toml", "data.json") if not (path / name).is_file()]
     if missing:
@@ -115,7 +114,7 @@ def read_run(path: Path) -> Finished | str:
     done = rows[-1]["epoch"] if rows else 0
     if done < recipe.epochs:
         return f"{quoted(str(path))} is at epoch {done} of {recipe.epochs}"
-    return Finished(path, recipe, rows, run.data(), read_environments(path), _weights_digest(run.weights))
+    return Finished(name, path, recipe, rows, run.data(), read_environments(path), _weights_digest(run.weights))
 
 
 def _weights_digest(path: Path) -> str:
@@ -146,8 +145,9 @@ def compare(paths: Sequence[Path], split: Literal["auto", "val", "test"] = "auto
     """
     runs: list[Finished] = []
     notes: list[Note] = []
-    for path in {path.absolute(): path for path in paths}.values():
-        found = read_run(path)
+    known = {path.absolute(): path for path in paths}
+    for path, name in zip(known.values(), names_of(list(known)), strict=True):
+        found = read_run(path, name)
         if isinstance(found, str):
             notes.append(Note("left out", f"{found}: a run counts once it is finished"))
         else:
@@ -157,6 +157,15 @@ def compare(paths: Sequence[Path], split: Literal["auto", "val", "test"] = "auto
     compared = _compared(runs, split)
     groups = _grouped(runs, compared, notes)
     return Comparison(compared, groups, (*notes, *_notes(groups)))
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """The ends of different absolute paths: as many of their last folders as it takes to tell all apart."""
+    for depth in range(1, max(len(path.parts) for path in paths)):
+        names = [str(Path(*path.parts[-depth:])) for path in paths]
+        if len({*names}) == len(names):
+            return names
+    return [str(path) for path in paths]
 
 
 def _compared(runs: Sequence[Finished], split: str) -> str:
