@@ -146,7 +146,7 @@ def test_runs_are_called_by_as_much_of_their_paths_as_tells_them_apart(tmp_path)
     paths = [make_run(tmp_path / study / "seed-0", (0.5,)) for study in ("wide", "deep")]
     assert [run.name for run in compare(paths).groups[0].runs] == ["wide/seed-0", "deep/seed-0"]
     assert names_of([Path("/a/x"), Path("/b/y")]) == ["x", "y"]
-    assert names_of([Path("/x"), Path("/y/x")]) == ["/x", "/y/x"]
+    assert names_of([Path("/x"), Path("/y/x")]) == ["/x", "y/x"]
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
