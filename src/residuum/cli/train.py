@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -15,7 +15,7 @@ from residuum.errors import ConfigError
 from residuum.presets import preset
 from residuum.train.execution import Execution
 from residuum.train.loggers import Callback
-from residuum.train.recipe import Recipe, read_recipe
+from residuum.train.recipe import Recipe, read_recipe, train_images
 from residuum.train.run import Run
 from residuum.units import show_size
 from residuum.validation import AtLeast
@@ -47,21 +47,37 @@ class Train:
 
 
 def defaults(line: Line) -> Train:
-    """`Train` with the defaults that go with the data, preset, recipe file or run named on the line."""
+    """`Train` with the defaults that go with the data, preset, weights, recipe file or run named on the line."""
     file, resumed = line.get("recipe"), line.get("resume")
     values = read_recipe(file) if file is not None else {}
-    model = values.pop("model.preset", None)
-    model = line.get("model") or model
+    model = line.get("model") or values.pop("model.preset", None)
     if resumed is not None and not line.asks_help:
         recipe, execution, _ = Run(Path(resumed)).read()
         if model is not None:
             fitted = {"in_channels": recipe.model.in_channels, "num_classes": recipe.model.num_classes}
             recipe = recipe.replace(model=preset(model).replace(**fitted))
         return Train(recipe.replace(values), execution)
-    data = line.get("data.path") or values.pop("data.path", None) or "digits"
+    data = line.get("data.path") or values.get("data.path") or "digits"
     catalog = scan("digits" if line.asks_help else data)
-    values.pop("data.path", None)  # the catalog's name is the data's
-    return Train(Recipe.default(catalog, model).replace(values), Execution(), catalog=catalog)
+    if line.asks_help:
+        return Train(Recipe.default(catalog, model), Execution(), catalog=catalog)
+    if file is not None:
+        values = read_recipe(file, train_images(catalog))
+    for name in ("data.path", "model.preset"):  # the catalog's name is the data's
+        values.pop(name, None)
+    weights, prefix = (_weights(line, values, name) for name in ("weights", "prefix"))
+    if file == "finetune" and weights is None:
+        raise ConfigError("the recipe finetune starts from weights; name them by --weights")
+    return Train(Recipe.default(catalog, model, weights, prefix).replace(values), Execution(), catalog=catalog)
+
+
+def _weights(line: Line, values: dict[str, Any], name: str) -> str | None:
+    """What the line, or else the file, says of the weights; other weights than the file's have another digest."""
+    given, written = line.get(f"finetune.{name}"), values.get(f"finetune.{name}")
+    if given is not None and given != written:
+        values.pop("finetune.sha256", None)
+        values.pop(f"finetune.{name}", None)
+    return given or written
 
 
 def run(command: Train, console: Console) -> int:

@@ -66,9 +66,9 @@ def evaluate(
     model = load(source)
     catalog = scan(settings.path)
     preprocessing = _preprocessing(model, source, settings)
-    dataset = open_dataset(
-        catalog, replace(settings, image_size=None), channels=model.config.in_channels, cache=cache, say=say
-    )
+    # How images are looked at is the network's to say, so that small ones are all the same held as they are.
+    plain = replace(settings, image_size=None, crop=None, interpolation="bilinear", mean=None, std=None)
+    dataset = open_dataset(catalog, plain, channels=model.config.in_channels, cache=cache, say=say)
     subject = chosen_split(catalog, dataset, how.split)
     classes = model.classes or (subject.classes if len(subject.classes) == model.config.num_classes else None)
     if classes is None:

@@ -1,6 +1,5 @@
 """What a run would take, from a few steps of it that are timed and thrown away. Nothing is written."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +13,7 @@ from residuum.errors import quoted
 from residuum.memory.planner import Planner, Speed
 from residuum.train.clock import Clock, waiting
 from residuum.train.execution import Execution
+from residuum.train.finetune import read_start
 from residuum.train.loggers import Callback
 from residuum.train.loop import step
 from residuum.train.losses import smoothed
@@ -79,9 +79,9 @@ def estimate(
     catalog = catalog or scan(recipe.data.path)
     check_fit(recipe, catalog)
     precision, why = choose_precision(recipe.precision, device)
-    recipe = recipe.replace(precision=precision)
+    recipe, weights = read_start(recipe.replace(precision=precision))
     with generators_kept(device):
-        job = prepare(recipe, execution, catalog, device, callbacks)
+        job = prepare(recipe, execution, catalog, device, callbacks, weights)
         memory = job.plan.peak if job.plan is not None else _memory(job)
         steps = len(job.train)
         seconds: dict[str, float] = {}
@@ -102,23 +102,33 @@ def estimate(
     )
 
 
-def _batches(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
-    for epoch in itertools.count():
+def _step_seconds(job: Job, clock: Clock) -> float:
+    """Of a step and of what its images take to come: the mean over the sizes that images have in the run.
+
+    The clock is left with the steps that are timed.
+    """
+    epochs = job.recipe.epochs
+    sizes = [job.recipe.augment.size_in(epoch, epochs) for epoch in range(epochs)]
+    return sum(sizes.count(size) * _seconds_in(job, sizes.index(size), clock) for size in set(sizes)) / epochs
+
+
+def _batches(job: Job, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
         yield from job.train.epoch(epoch)
 
 
-def _step_seconds(job: Job, clock: Clock) -> float:
-    """Of a step and of what its images take to come; the clock is left with those that are timed."""
-    state, steps = job.state, len(job.train)
+def _seconds_in(job: Job, epoch: int, clock: Clock) -> float:
+    state, steps, earlier = job.state, len(job.train), dict(clock.seconds)
     state.network.train()
     begin = now(state.device)
-    for count, (images, labels) in enumerate(clock.batches(_batches(job)), 1):
+    for count, (images, labels) in enumerate(clock.batches(_batches(job, epoch)), 1):
         state.progress.step %= steps
         step(state, state.network, job.recipe, images, labels, steps, clock.lap)
         seconds = now(state.device) - begin
         clock.read()
         if count == WARM_UP:
             clock.seconds.clear()
+            clock.seconds.update(earlier)
             begin = now(state.device)
         elif count > WARM_UP and (count == WARM_UP + STEPS or seconds > SECONDS):
             return seconds / (count - WARM_UP)
@@ -163,7 +173,7 @@ def _memory(job: Job) -> int:
     recipe, network = job.recipe, job.state.network
     planner = Planner(
         network,
-        image_size=recipe.augment.image_size or job.dataset.preprocessing.image_size,
+        image_size=recipe.augment.largest_size or job.dataset.preprocessing.image_size,
         dtype=torch.bfloat16 if recipe.precision == "bf16" else None,
         optimizer=state_kept(recipe.optimizer),
         speed=_ANY,

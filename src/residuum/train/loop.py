@@ -18,6 +18,7 @@ from residuum.data.loaders import Loader
 from residuum.errors import DataError, DivergedError, first_line
 from residuum.nn.stochastic_depth import seed_stochastic_depth
 from residuum.train.clock import Clock, Phase
+from residuum.train.finetune import thaw_in_time
 from residuum.train.loggers import Callback, Snapshot
 from residuum.train.mixing import mix
 from residuum.train.optim import learning_rate, make_loss, set_learning_rate
@@ -111,6 +112,7 @@ def step(
     _seed(state.device, seed)  # dropout
     if recipe.model.stochastic_depth:
         seed_stochastic_depth(state.network, seed, seed)
+    thaw_in_time(state.network, recipe, number, recipe.epochs * steps)
     set_learning_rate(state.optimizer, learning_rate(number, recipe, steps))
     images, targets = _mixed(state, recipe, images, labels, steps)
     try:
@@ -120,7 +122,7 @@ def step(
             images,
             targets,
             bf16=recipe.precision == "bf16",
-            loss=make_loss(recipe.loss),
+            loss=make_loss(recipe.loss, weights=state.class_weights),
             lap=lap,
         )
     except ValueError as error:  # torch's word for a norm that has one value to take a mean of

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from residuum.config import ResNetConfig
+from residuum.data.balance import class_weights
 from residuum.data.catalog import Catalog, scan
 from residuum.data.loaders import Loader, make_loader
 from residuum.data.sources import Dataset, Split, open_dataset
@@ -26,15 +27,17 @@ from residuum.train import environment
 from residuum.train.bottleneck import WaitingForData, in_words, of_rows
 from residuum.train.clock import Clock
 from residuum.train.execution import Execution
+from residuum.train.finetune import freeze_for, frozen_parts, read_start, take_weights
 from residuum.train.loggers import Beginning, Callback, ConsoleLogger
 from residuum.train.loop import look_at, train_epochs
-from residuum.train.optim import make_average, make_optimizer, state_kept
+from residuum.train.optim import make_average, make_optimizer, set_norm_momentum, state_kept
 from residuum.train.profiling import Profile
 from residuum.train.recipe import Recipe, check_fit, differences
 from residuum.train.run import DataRecord, Run, free_folder, refuse_existing
 from residuum.train.state import State
 from residuum.train.trackers import need_trackers, open_trackers
 from residuum.units import parse_size, show_size
+from residuum.weights.checkpoint import Checkpoint
 from residuum.weights.files import write_ours
 
 # Fields of the recipe that may change when a run is resumed: where the same files lie, and whether one that cannot be
@@ -82,8 +85,9 @@ def fit(
     check_fit(recipe, catalog)
     precision, why = choose_precision(recipe.precision, device)
     recipe = recipe.replace({"data.path": _absolute(catalog), "precision": precision})
+    recipe, weights = read_start(recipe)
     with generators_kept(device):
-        job = prepare(recipe, execution, catalog, device, callbacks)
+        job = prepare(recipe, execution, catalog, device, callbacks, weights)
         run = Run.create(path, recipe, execution, DataRecord.of(catalog))
         progress = job.state.progress
         try:
@@ -199,6 +203,7 @@ class Job:
     train: Loader
     val: Loader | None
     plan: Plan | None
+    begun_from: str | None  # what was taken from weights, in a sentence
 
     def loader(self, split: Split) -> Loader:
         """All images of a split in order, for evaluation."""
@@ -206,9 +211,17 @@ class Job:
 
 
 def prepare(
-    recipe: Recipe, execution: Execution, catalog: Catalog, device: torch.device, callbacks: Sequence[Callback]
+    recipe: Recipe,
+    execution: Execution,
+    catalog: Catalog,
+    device: torch.device,
+    callbacks: Sequence[Callback],
+    weights: Checkpoint | None = None,
 ) -> Job:
-    """Read the data and build the network, as `recipe`, whose precision is chosen, and `execution` say."""
+    """Read the data and build the network, as `recipe`, whose precision is chosen, and `execution` say.
+
+    `weights` are those to start from; a run that goes on has them in its state.
+    """
     set_up(device)
     _say(callbacks, "reading", f"{recipe.data.path}, {len(catalog.classes)} classes")
     for reason, count in catalog.left_out.items():
@@ -222,16 +235,27 @@ def prepare(
     )
     torch.manual_seed(recipe.seed)
     network = make_network(recipe.model, device, recipe.precision)
+    set_norm_momentum(network, recipe.optimizer.norm_momentum)
+    begun_from = None if weights is None else take_weights(network, weights, dataset.classes, recipe.finetune.head)
     network.classes, network.preprocessing = dataset.classes, dataset.preprocessing
     make = partial(_loader, recipe, execution, dataset, device=device)
     train = make(dataset.train, train=True)
     val = make(dataset.val, train=False) if dataset.val is not None else None
-    average = make_average(network, recipe.average, recipe.epochs * len(train))
     batch = min(recipe.batch_size, len(dataset.train.labels))
     plan = _plan(network, batch, recipe, execution, device) if execution.memory is not None else None
+    freeze_for(network, recipe)  # after the plan, which is for the steps that train all
+    average = make_average(network, recipe.average, recipe.epochs * len(train))
     state = State(network, make_optimizer(network, recipe.optimizer), average)
+    state.class_weights = weights_of_classes(recipe, dataset.train.labels, device)
     state.progress.begin_epoch(len(train), device)
-    return Job(recipe, execution, dataset, state, train, val, plan)
+    return Job(recipe, execution, dataset, state, train, val, plan, begun_from)
+
+
+def weights_of_classes(recipe: Recipe, labels: Tensor, device: torch.device) -> Tensor | None:
+    """Weights of classes in the loss (classes,), by their numbers among the training labels; None for all alike."""
+    if recipe.data.balance != "loss":
+        return None
+    return class_weights(labels, recipe.model.num_classes, recipe.data.balance_power).to(device)
 
 
 def make_network(config: ResNetConfig, device: torch.device, precision: str) -> ResNet:
@@ -254,6 +278,8 @@ def _loader(
         device=device,
         workers=execution.workers,
         skip_bad_images=recipe.data.skip_bad_images,
+        balance=recipe.data.balance_power if recipe.data.balance == "sampler" else 0.0,
+        epochs=recipe.epochs,
     )
 
 
@@ -266,7 +292,7 @@ def _plan(network: ResNet, batch: int, recipe: Recipe, execution: Execution, dev
     held = max(held_memory(device) - own, 0)
     planner = Planner(
         network,
-        image_size=recipe.augment.image_size or network.preprocessing.image_size,
+        image_size=recipe.augment.largest_size or network.preprocessing.image_size,
         dtype=torch.bfloat16 if recipe.precision == "bf16" else None,
         optimizer=state_kept(recipe.optimizer),
         device=device,
@@ -301,6 +327,10 @@ def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
         "network": f"depth {recipe.model.depth}, {sum(p.numel() for p in state.network.parameters()):,} parameters",
         "computing": f"{state.device}, {recipe.precision} ({why})",
     }
+    if job.begun_from is not None:
+        lines["weights"] = job.begun_from
+    if recipe.finetune.freeze:
+        lines["frozen"] = frozen_parts(state.network, recipe)
     if job.plan is not None:
         lines["memory"] = (
             f"a step's tensors take {show_size(job.plan.peak)} of {job.execution.memory}, "

@@ -47,6 +47,7 @@ class State:
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None = None
     progress: Progress = field(default_factory=Progress)
+    class_weights: Tensor | None = None  # of the loss, (classes,): what recipe and data say, so it is not saved
 
     @property
     def result(self) -> ResNet:
