@@ -76,6 +76,7 @@ def test_a_run_that_was_stopped_goes_on_logging(stopped, tmp_path):
 
 
 @pytest.mark.usefixtures("tensorboard")
+@pytest.mark.slow
 def test_from_the_state_before_no_epoch_is_logged_twice(tmp_path):
     path = tmp_path / "run"
     fit(tiny(epochs=3), out=path, execution=LOGGED, callbacks=[])
@@ -268,6 +269,7 @@ def test_the_execution_with_services_is_read_back():
 # -- MLflow and W&B ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_mlflow_has_one_run_that_goes_on(stopped, each_step, tmp_path, monkeypatch):
     pytest.importorskip("mlflow", reason="MLflow is not installed")
     from mlflow.tracking import MlflowClient
