@@ -133,6 +133,14 @@ def test_files_that_cannot_be_read_are_named(runs, name):
         compare([path])
 
 
+@pytest.mark.parametrize("header", [b"[1]", b"{", b"7", b"[" * 100_000])
+def test_weights_that_are_damaged_are_refused(runs, header):
+    (path,) = runs(a={})
+    (path / "weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(RunError, match=r"weights\.safetensors' is damaged"):
+        compare([path])
+
+
 @pytest.mark.parametrize("value", ["NaN", "Infinity", '"high"', "null", "1" * 400])
 def test_an_accuracy_that_is_no_number_is_not_compared(runs, value):
     (path,) = runs(a={})

@@ -127,8 +127,8 @@ def _weights_digest(path: Path) -> str:
         if size > path.stat().st_size:
             raise RunError(f"{quoted(str(path))} is damaged")
         try:
-            header = json.loads(file.read(size))
-        except ValueError:
+            header = dict(json.loads(file.read(size)))
+        except (ValueError, TypeError, RecursionError):
             raise RunError(f"{quoted(str(path))} is damaged") from None
         header.pop("__metadata__", None)
         total.update(json.dumps(header, sort_keys=True).encode())
