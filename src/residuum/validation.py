@@ -124,12 +124,13 @@ _WORDS = {float: "a number", int: "an integer", bool: "true or false", str: "tex
 
 def wanted(field: Field) -> str:
     """What a field's value must be, in words: `an integer of at least 1`, `one of fp32, bf16`."""
-    if not field.constraints:
-        return _describe(field.kind)
+    options = get_args(field.kind) if get_origin(field.kind) in (Union, types.UnionType) else (field.kind,)
     words = " and ".join(str(c) for c in field.constraints)
-    if get_origin(field.kind) is tuple:
-        return f"{_describe(field.kind)}, each {words}"
-    return words if type(None) not in get_args(field.kind) else f"{words}, or left out"
+    if not words:
+        return _describe(field.kind)
+    many = next((option for option in options if get_origin(option) is tuple), None)
+    must = words if many is None else f"{_describe(many)}, each {words}"
+    return f"{must}, or left out" if type(None) in options else must
 
 
 def _describe(kind: Any) -> str:

@@ -81,6 +81,18 @@ def test_a_flag_has_other_names_and_the_last_one_counts():
     assert not sail("x", "--optimizer.nesterov", "--no-nesterov").optimizer.nesterov
 
 
+def test_one_number_stands_for_both_of_a_pair():
+    assert sail("x", "--size", "3", "ann") == Sail("x", ("ann",), size=(3, 3))
+    assert sail("x", "--size=3", "--area", "5", "--fast") == Sail("x", size=(3, 3), area=(5, 5), fast=True)
+
+
+def test_a_preset_is_named_by_position_or_by_a_flag():
+    by_flag, by_place = (read(Summary, args, "") for args in (["--model", "resnet18"], ["resnet18"]))
+    assert by_flag == by_place
+    with pytest.raises(ConfigError, match="nothing takes 'resnet34'"):
+        read(Summary, ["resnet34", "--model", "resnet18"], "residuum summary")
+
+
 def test_a_list_leaves_its_last_word_to_a_positional_that_has_none():
     assert sail("--legs", "2", "3", "x", "--fast") == Sail("x", legs=(2, 3), fast=True)
 
@@ -93,9 +105,9 @@ def test_a_list_leaves_its_last_word_to_a_positional_that_has_none():
         ("x --win calm", "no flag '--win'; did you mean '--wind'?"),
         ("x --wind strom", "--wind is 'strom'; it must be one of calm, storm; did you mean 'storm'?"),
         ("x --wind", "--wind: expected one argument"),
-        ("x --size 1", "--size: expected 2 arguments"),
-        ("x --size 1 y", "--size is '1 y'; it must be a list of 2 integers"),
-        ("x --area 1", "--area is '1'; it must be a list of 2 integers, or left out"),
+        ("x --size y", "--size: expected 2 arguments"),
+        ("x --size 1 2 --size", "--size: expected 2 arguments"),
+        ("x --area y", "--area is 'y'; it must be a list of 2 integers, or left out"),
         ("x --legs 2 0", "--legs is '2 0'; it must be a list of integers, each an integer of at least 1"),
         ("x --lr nan", "--optimizer.lr is 'nan'; it must be a number in (0, 10]"),
         ("x --lr many", "--optimizer.lr is 'many'; it must be a number in (0, 10]"),

@@ -86,11 +86,13 @@ def read(kind: type, args: Sequence[str], prog: str) -> Line:
     for option in flags:
         nargs = None if option.words == 1 else option.words
         parser.add_argument(*option.flags, action=_Keep, dest=option.name, nargs=nargs)
+    if any(option.positional and option.name == "model" for option in options):  # as `residuum train` has it
+        parser.add_argument("--model", action=_Keep, dest="model")
     before, after = list(args), []
     if "--" in before:  # no flag follows this sign
         end = before.index("--")
         before, after = before[:end], before[end + 1 :]
-    found, rest = parser.parse_known_args(before, argparse.Namespace(given={}))
+    found, rest = parser.parse_known_args(_both(before, flags), argparse.Namespace(given={}))
     line = Line(found.given, "help" in found)
     unknown = [word.partition("=")[0] for word in rest if word.startswith("-") and word != "-"]
     if line.asks_help:
@@ -183,12 +185,34 @@ class _Keep(argparse.Action):
         namespace.given[self.dest] = (values,) if isinstance(values, str) else tuple(values)
 
 
+def _both(args: Sequence[str], flags: Sequence[Option]) -> list[str]:
+    """The words of a line, where one number for a flag that takes two, such as `--image-size 32`, stands twice."""
+    pairs = {flag for option in flags if tuple[int, int] in _members(option.kind) for flag in option.flags}
+    found: list[str] = []
+    for place, word in enumerate(args):
+        flag, sign, value = word.partition("=")
+        if flag in pairs and sign:
+            found += [flag, value, value]
+            continue
+        found.append(word)
+        first, second = ([*args[place + 1 : place + 3], "", ""])[:2]
+        if word in pairs and _number(first) and not _number(second):
+            found.append(first)
+    return found
+
+
+def _number(word: str) -> bool:
+    return word.isascii() and word.isdecimal()
+
+
 def _assign(
     given: dict[str, tuple[str, ...]], positionals: list[Option], flags: list[Option], words: list[str]
 ) -> list[str]:
     """Give the words to the positionals, in order; those that are left over come back."""
     lists = {option.name for option in flags if option.words == "*"}
     for option in positionals:
+        if option.name in given:
+            continue
         many = option.words == "*"
         took, words = (words, []) if many else (words[:1], words[1:])
         if not took and option.required and not many:

@@ -19,7 +19,7 @@ from residuum.validation import AtLeast
 class Plan:
     """Choose what training recomputes, so that a step fits a memory budget and takes the least time."""
 
-    # name of the preset to start from; 'residuum presets' lists all
+    # name of the preset to start from, also as --model MODEL; 'residuum presets' lists all
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     # the fields of the config, with the preset's values as defaults
     config: Annotated[ResNetConfig, tyro.conf.arg(name="")]

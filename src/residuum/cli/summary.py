@@ -18,7 +18,7 @@ from residuum.validation import AtLeast
 class Summary:
     """Show what a network is made of and what it costs, stage by stage."""
 
-    # name of the preset to start from; 'residuum presets' lists all
+    # name of the preset to start from, also as --model MODEL; 'residuum presets' lists all
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     # the fields of the config, with the preset's values as defaults
     config: Annotated[ResNetConfig, tyro.conf.arg(name="")]
