@@ -42,6 +42,7 @@ SHORT = {
     "--lr": ("optimizer.lr", 0.25), "--weight-decay": ("optimizer.weight_decay", 0.125),
     "--label-smoothing": ("loss.label_smoothing", 0.5), "--epochs": ("epochs", 3), "--batch-size": ("batch_size", 9),
     "--seed": ("seed", 4), "--precision": ("precision", "bf16"), "--data": ("data.path", "cifar10"),
+    "--flip": ("augment.flip", "alternate"), "--balance": ("data.balance", "loss"),
 }  # fmt: skip
 
 
@@ -59,6 +60,32 @@ def test_the_image_size_is_a_height_and_a_width(image_folder):
     found = recipe("--data", root, "--image-size", 64, 32)
     assert found.data.image_size == (64, 32)
     assert found == recipe("--data", root, "--data.image-size", 64, 32)
+
+
+def test_weights_bring_their_network_and_freeze_has_a_short_flag(finished):
+    found = recipe("--weights", finished.path, "--freeze", 2, "--lr", 0.5)
+    assert found.model == finished.recipe.model
+    assert (found.finetune.weights, found.finetune.freeze) == (str(finished.path), 2)
+    assert (found.optimizer.lr, found.optimizer.head_lr) == (0.5, 10.0)
+
+
+def test_weights_in_a_file_do_as_those_on_the_line_do(finished, tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text(f'[finetune]\nweights = "{finished.path}"\nfreeze = 1\n[optimizer]\nlr = 0.5\n')
+    assert recipe("--recipe", path) == recipe("--weights", finished.path, "--freeze", 1, "--lr", 0.5)
+
+
+def test_other_weights_than_a_files_may_have_another_digest(finished, stopped, tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text(f'[finetune]\nweights = "{stopped.path}"\nsha256 = "0"\n')
+    assert recipe("--recipe", path).finetune.sha256 == "0"
+    assert recipe("--recipe", path, "--weights", finished.path).finetune.sha256 is None
+
+
+def test_a_named_recipe_that_goes_by_the_number_of_images_knows_it(finished):
+    found = recipe("--recipe", "finetune", "--weights", finished.path)
+    assert found == recipe("--weights", finished.path)
+    assert (found.batch_size, found.epochs) == (56, 27)  # 1,294 images in 23 steps
 
 
 def test_help_names_every_field_and_answers_without_the_data(command):
@@ -82,6 +109,11 @@ def test_help_names_every_field_and_answers_without_the_data(command):
         ("--resume nowhere", "'nowhere' is not a run that can be resumed"),
         ("--out here", "'here' exists already"),
         ("--memory 1MB", "does not fit 1.00 MB"),
+        ("--weights none.pt", "none.pt"),
+        ("--freeze 1", "finetune.freeze is 1, but there are no weights to start from; name them by --weights"),
+        ("--recipe finetune", "the recipe finetune starts from weights; name them by --weights"),
+        ("--recipe bit", "finetune.head is 'zero', but there are no weights to start from"),
+        ("--flip", "--flip"),
     ],
 )
 def test_mistakes_get_one_sentence_and_leave_nothing(refused, tmp_path, monkeypatch, line, says):
@@ -91,18 +123,49 @@ def test_mistakes_get_one_sentence_and_leave_nothing(refused, tmp_path, monkeypa
     assert [p.name for p in tmp_path.iterdir()] == ["here"]
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--model resnet18", "holds digits_resnet, and no resnet18; leave the model out, or take its weights"),
+        ("--freeze 9", "finetune.freeze is 9; it must be at most 3"),
+        ("--model.width 0.5", "does not fit the network: missing, unexpected or of another shape 'bn1.bias'"),
+        ("--recipe he2015", "and no resnet50; leave the model out"),
+    ],
+)
+def test_weights_that_do_not_fit_get_one_sentence_and_leave_nothing(
+    refused, finished, tmp_path, monkeypatch, line, says
+):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused("train", "--weights", finished.path, *line.split())
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_dry_run_prints_what_would_be_and_writes_nothing(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = command("train", "--dry-run", *QUICK)
     assert result.code == 0
     assert not [*tmp_path.iterdir()]
     for topic, pattern in {
-        "steps": r"\d+ an epoch, \d+ in all", "lr": r"0\.1 at step 1", "time": r"\d+ s in all, [\d.]+ ms a step",
+        "steps": r"\d+ an epoch, \d+ in all", "lr": r"0\.1 at step 1",
+        "time": r"\d+ s in all, [\d.]+ ms a step, of which \d+% wait",
         "memory": r"[\d.]+ MB for a step's tensors", "computing": "cpu, fp32",
     }.items():  # fmt: skip
         assert re.search(rf"^{topic} +.*{pattern}", result.out, re.MULTILINE), topic
+    assert re.search(r"^ {11}[\u2581-\u2588]{5}$", result.out, re.MULTILINE)  # a block a step
     shown = result.out[result.out.index("epochs = ") : result.out.index("data       ")]
     assert Recipe.from_toml(shown) == recipe(*QUICK)
+
+
+def test_a_curve_is_of_digits_where_there_are_no_blocks():
+    class Plain:
+        encoding = "ascii"
+
+    assert train.sparkline([0.0, 0.5, 1.0, 0.1], Plain()) == "0470"
+    assert train.sparkline([0.0], Plain()) == "0"
+
+
+def test_a_service_that_there_is_not_is_refused(refused):
+    assert "--log is 'comet'; it must be" in refused("train", "--log", "comet")
 
 
 def test_a_run_that_was_stopped_goes_on_by_the_line_that_it_prints(command, stopped, tmp_path, monkeypatch):

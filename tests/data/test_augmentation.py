@@ -1,5 +1,6 @@
 """What is done to images: torchvision's transforms, one file at a time, and the same for a batch in memory."""
 
+import dataclasses
 import resource
 
 import pytest
@@ -107,7 +108,7 @@ def test_training_draws_and_computes_as_torchvisions_transforms(seed, pad):
     steps = [v2.RandomResizedCrop((24, 32), scale=(0.2, 0.9), antialias=True)]
     steps += [v2.Pad(pad, fill=[102.0] * 3), v2.RandomCrop((24, 32))] if pad else []
     theirs = v2.Compose([*steps, v2.RandomHorizontalFlip()])
-    ours = TrainingTransform(preprocessing, Augmentation(crop_scale=(0.2, 0.9), pad=pad, flip=True))
+    ours = TrainingTransform(preprocessing, Augmentation(crop_scale=(0.2, 0.9), pad=pad, flip="random"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         expected = theirs(image)
@@ -117,7 +118,7 @@ def test_training_draws_and_computes_as_torchvisions_transforms(seed, pad):
 
 def test_a_policy_comes_after_crop_and_mirror_and_erasing_last():
     image = smooth(70, 90)
-    ours = TrainingTransform(look(), Augmentation(crop_scale=(0.1, 1), flip=True, policy="rand:2:9", erase=0.5))
+    ours = TrainingTransform(look(), Augmentation(crop_scale=(0.1, 1), flip="random", policy="rand:2:9", erase=0.5))
     fill = [102] * 3
     theirs = v2.Compose(
         [
@@ -164,7 +165,7 @@ def test_crops_in_memory_are_torchvisions_resized_crops():
 def test_shift_and_mirror_come_after_a_crop_in_memory():
     images, preprocessing = pixels(30, 8, 8, 1), look((8, 8), channels=1)
     cropped = Augmentation(crop_scale=(0.3, 1.0))
-    everything = Augmentation(crop_scale=(0.3, 1.0), pad=2, flip=True)
+    everything = Augmentation(crop_scale=(0.3, 1.0), pad=2, flip="random")
     drawn = draw(everything, 30, (8, 8), 3)
     plain = MemoryTransform(images, preprocessing, cropped, CPU)(
         torch.arange(30), Draws(torch.zeros_like(drawn.shift), torch.zeros_like(drawn.mirror), drawn.crop).to(CPU)
@@ -192,6 +193,63 @@ def test_crops_in_memory_are_drawn_as_torchvision_draws_them(size):
         theirs = torch.tensor([box[name] for box in boxes], dtype=torch.float64)
         assert (values - theirs.mean()).mean().abs() < 0.05 * max(size) / 2
         assert (values.std() - theirs.std()).abs() < 0.05 * max(size) / 2
+
+
+def test_what_a_shift_brings_in_can_be_the_image_mirrored_at_its_edge():
+    images, preprocessing = pixels(6, 8, 10, 3), look((8, 10))
+    augmentation = Augmentation(pad=3, border="reflect")
+    draws = draw(augmentation, 6, (8, 10), 1)
+    made = MemoryTransform(images, preprocessing, augmentation, CPU)(torch.arange(6), draws)
+    whole = images.permute(0, 3, 1, 2)
+    around = torch.nn.functional.pad(whole.float(), (3,) * 4, mode="reflect").byte()
+    places = draws.shift.T.tolist()
+    expected = [image[:, y : y + 8, x : x + 10] for image, (y, x) in zip(around, places, strict=True)]
+    assert torch.equal(made, torch.stack(expected))
+    one = TrainingTransform(dataclasses.replace(preprocessing, crop=0.0), augmentation)
+    windows = [around[0][:, y : y + 8, x : x + 10] for y in range(7) for x in range(7)]
+    for _ in range(5):
+        made = one(whole[0])
+        assert any(torch.equal(made, window) for window in windows)
+
+
+def test_a_square_is_cut_out_around_a_random_pixel_in_both_back_ends():
+    images, preprocessing = torch.full((200, 12, 12, 3), 7, dtype=torch.uint8), look((12, 12))
+    augmentation = Augmentation(cutout=4)
+    drawn = draw(augmentation, 200, (12, 12), 5)
+    made = MemoryTransform(images, preprocessing, augmentation, CPU)(torch.arange(200), drawn)
+    one = TrainingTransform(preprocessing, augmentation)
+    for batch in (made, torch.stack([one(image.permute(2, 0, 1)) for image in images])):
+        gone = (batch == border(preprocessing).view(3, 1, 1)).all(1)
+        assert torch.equal(batch[~gone[:, None].expand_as(batch)].unique(), torch.tensor([7], dtype=torch.uint8))
+        sizes = {(int(rows.sum()), int(columns.sum())) for rows, columns in zip(gone.any(2), gone.any(1), strict=True)}
+        assert {(4, 4), (2, 4), (4, 2)} < sizes <= {(a, b) for a in (2, 3, 4) for b in (2, 3, 4)}  # less at the edge
+        assert all(int(g.sum()) == int(g.any(1).sum()) * int(g.any(0).sum()) for g in gone)
+
+
+def test_crops_in_memory_are_scaled_to_another_size_too():
+    images, preprocessing = pixels(20, 16, 20, 3), look((24, 30))
+    augmentation = Augmentation(crop_scale=(0.1, 1.0))
+    draws = draw(augmentation, 20, (16, 20), 7)
+    made = MemoryTransform(images, preprocessing, augmentation, CPU)(torch.arange(20), draws.to(CPU))
+    for image, box, ours in zip(images.permute(0, 3, 1, 2), draws.crop.T.int().tolist(), made, strict=True):
+        theirs = functional.resized_crop(image.float(), *box, [24, 30], antialias=True)
+        assert (ours - theirs).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("text", ["", "128:0.5", "128:0.5,160:0.4,224", "128:0,224", "a:0.5,224", "0", "8:nan,9"])
+def test_sizes_that_cannot_be_are_refused(text):
+    with pytest.raises(ConfigError, match="it must be sides in pixels with rising shares"):
+        Augmentation(sizes=text)
+
+
+def test_sizes_go_by_the_share_of_the_epochs():
+    augmentation = Augmentation(sizes="128:0.5,160:0.8,224")
+    assert [augmentation.size_in(epoch, 10)[0] for epoch in range(10)] == [128] * 5 + [160] * 3 + [224] * 2
+    assert [augmentation.size_in(epoch, 1)[0] for epoch in range(1)] == [160]
+    assert augmentation.largest_size == (224, 224)
+    assert Augmentation(sizes="128").size_in(3, 5) == (128, 128)
+    with pytest.raises(ConfigError, match="leave one out"):
+        Augmentation(sizes="128", image_size=(128, 128))
 
 
 def test_a_crop_scale_that_cannot_be_is_refused():

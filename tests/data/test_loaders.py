@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from residuum.data import reading
+from residuum.data.augmentation import evaluation_transform, normalise
 from residuum.data.catalog import scan
 from residuum.data.loaders import make_loader
 from residuum.data.reading import decoded
@@ -19,10 +20,13 @@ from residuum.preprocessing import Preprocessing
 
 PLAIN = Preprocessing(3, (6, 5), (0.0,) * 3, (1 / 255,) * 3, 0.0)  # values stay 0 to 255
 CPU = torch.device("cpu")
-CROPPED = {"crop_scale": (0.08, 1.0), "flip": True}
+CROPPED = {"crop_scale": (0.08, 1.0), "flip": "random"}
 
 
-def made(split, preprocessing, batch_size=4, seed=0, train=True, workers=0, skip=False, rank=0, world=1, **augment):
+def made(
+    split, preprocessing, batch_size=4, seed=0, train=True, workers=0, skip=False, rank=0, world=1, balance=0.0,
+    epochs=1, **augment
+):  # fmt: skip
     return make_loader(
         split,
         preprocessing,
@@ -35,6 +39,8 @@ def made(split, preprocessing, batch_size=4, seed=0, train=True, workers=0, skip
         skip_bad_images=skip,
         rank=rank,
         world=world,
+        balance=balance,
+        epochs=epochs,
     )
 
 
@@ -102,7 +108,7 @@ def test_no_two_seeds_walk_through_the_same_orders():
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3])
 def test_an_epoch_can_begin_in_the_middle_with_the_same_batches(start):
-    _, loader = memory(count=12, pad=1, flip=True, crop_scale=(0.2, 1.0))
+    _, loader = memory(count=12, pad=1, flip="random", crop_scale=(0.2, 1.0))
     assert equal(gather(loader, 3, start), gather(loader, 3)[start:])
 
 
@@ -126,7 +132,7 @@ def digests(loader):
     ],
 )
 def test_a_recipe_has_the_batches_that_it_always_had(image_folder, data, train, expected):
-    augment, batch_size = ({"pad": 1}, 64) if data == "digits" else ({"pad": 4, "flip": True}, 5)
+    augment, batch_size = ({"pad": 1}, 64) if data == "digits" else ({"pad": 4, "flip": "random"}, 5)
     catalog = scan(data if data == "digits" else image_folder(side=16))
     dataset = open_dataset(catalog, DataSettings(holdout=0.0), channels=catalog.channels, cache=None)
     split = dataset.train if train else dataset.test
@@ -144,7 +150,7 @@ def test_processes_share_each_batch_of_one_process(image_folder, kind, world):
     def loader(**options):
         if kind == "files":
             return files(root, batch_size=5, **options)
-        return memory(count=23, batch_size=5, pad=1, flip=True, crop_scale=(0.3, 1.0), **options)[1]
+        return memory(count=23, batch_size=5, pad=1, flip="random", crop_scale=(0.3, 1.0), **options)[1]
 
     whole = gather(loader(), 1)
     parts = [loader(rank=rank, world=world) for rank in range(world)]
@@ -183,7 +189,7 @@ def test_without_augmentation_pixels_are_the_images_own_and_channels_last():
 
 
 def test_shifts_move_up_to_pad_pixels_and_mirroring_takes_about_half():
-    split, loader = memory(count=64, batch_size=64, pad=1, flip=True)
+    split, loader = memory(count=64, batch_size=64, pad=1, flip="random")
     seen = set()
     for epoch in range(4):
         for images, labels in gather(loader, epoch):
@@ -208,7 +214,7 @@ def _turn(image, mirrored):
 
 
 def test_evaluation_is_not_augmented():
-    split, loader = memory(train=False, pad=2, flip=True, crop_scale=(0.1, 0.5))
+    split, loader = memory(train=False, pad=2, flip="random", crop_scale=(0.1, 0.5))
     assert torch.equal(torch.cat([images for images, _ in gather(loader)]), split.images.permute(0, 3, 1, 2).float())
 
 
@@ -321,3 +327,98 @@ def test_reading_says_how_far_it_has_come(image_folder, monkeypatch):
     said = []
     decoded(paths, (16, 16), 3, said.append, stop_at_bad=True)
     assert said == [f"{count} of 36 images are read" for count in (12, 24, 36)]
+
+
+# -- balance -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_a_balanced_epoch_is_as_long_and_no_view_of_an_image_comes_twice(repeats):
+    labels = torch.tensor([0] * 20 + [1] * 4)
+    split = Split(torch.zeros(24, 6, 5, 3, dtype=torch.uint8), labels)
+    loader = made(split, PLAIN, balance=1.0, repeats=repeats)
+    plain = made(split, PLAIN, repeats=repeats)
+    numbers = torch.cat(loader.schedule.batches(0))
+    assert len(loader) == len(plain)
+    assert len(numbers.unique()) == len(numbers) == 24
+    assert abs(labels[numbers % 24].sum().item() - 12) <= 1 + repeats
+
+
+def test_a_balanced_epoch_of_files_varies_each_view(image_folder):
+    root = image_folder(side=80)
+    for i in range(1, 8):
+        (root / "train" / "red" / f"{i}.png").unlink()
+    batches = gather(files(root, balance=1.0, batch_size=17))
+    (images, labels), *_ = batches
+    red = images[labels == 2]
+    assert len(red) >= 5
+    assert len({image.sum().item() for image in red}) == len(red)
+    assert equal(batches, gather(files(root, balance=1.0, batch_size=17, workers=2)))
+
+
+# -- mirroring that alternates, sizes ----------------------------------------------------------------------------------
+
+
+def mirrored(split, loader, epoch):
+    """Whether each image is mirrored in an epoch, by its label, which is its number."""
+    found = {}
+    for images, labels in loader.epoch(epoch):
+        for image, label in zip(images, labels.tolist(), strict=True):
+            found[label] = not torch.equal(image, split.images[label].permute(2, 0, 1).float())
+    return found
+
+
+def test_mirrors_that_alternate_turn_every_image_over_from_one_epoch_to_the_next():
+    split, loader = memory(count=40, batch_size=8, flip="alternate")
+    first, second, third = (mirrored(split, loader, epoch) for epoch in range(3))
+    assert first == third == {label: not turned for label, turned in second.items()}
+    assert 10 < sum(first.values()) < 30
+    assert first != mirrored(split, memory(count=40, batch_size=8, flip="alternate", seed=1)[1], 0)
+    assert first == mirrored(split, memory(count=40, batch_size=4, flip="alternate")[1], 0)
+
+
+def test_mirrors_alternate_in_files_as_in_memory(image_folder):
+    root = image_folder(side=16)
+    sides = []
+    for size in (None, (20, 20)):  # held in memory, and read each time
+        settings = DataSettings(path=str(root), holdout=0.0, image_size=size)
+        dataset = open_dataset(scan(root), settings, channels=3, cache=root)
+        plain, turned = (made(dataset.train, dataset.preprocessing, flip=flip) for flip in ("none", "alternate"))
+        assert isinstance(dataset.train.images, torch.Tensor) == (size is None)
+        for epoch in (0, 1):
+            pairs = zip(gather(plain, epoch), gather(turned, epoch), strict=True)
+            sides += [not torch.equal(a, b) for (one, _), (two, _) in pairs for a, b in zip(one, two, strict=True)]
+    half = len(sides) // 2
+    assert sides[:half] == sides[half:]
+    assert 0 < sum(sides[: half // 2]) < half // 2
+
+
+@pytest.mark.parametrize("kind", ["memory", "files"])
+def test_sizes_grow_with_the_epochs_and_steps_stay(image_folder, kind):
+    root = image_folder(side=16)
+    settings = DataSettings(path=str(root), holdout=0.0, image_size=(20, 20) if kind == "files" else None)
+    dataset = open_dataset(scan(root), settings, channels=3, cache=root)
+    options = {"sizes": "8:0.5,12:0.75,16", "pad": 1, "epochs": 4}
+    loader = made(dataset.train, dataset.preprocessing, **options)
+    seen = [{tuple(images.shape[-2:]) for images, _ in loader.epoch(epoch)} for epoch in range(4)]
+    assert seen == [{(8, 8)}, {(8, 8)}, {(12, 12)}, {(16, 16)}]
+    plain = made(dataset.train, dataset.preprocessing, pad=1)
+    assert [labels.tolist() for _, labels in loader.epoch(0)] == [labels.tolist() for _, labels in plain.epoch(0)]
+    assert equal(gather(loader, 2, 3), gather(made(dataset.train, dataset.preprocessing, **options), 2)[3:])
+
+
+def test_images_in_memory_that_are_scaled_are_those_that_evaluation_of_a_file_gives():
+    settings = DataSettings(image_size=(14, 12), crop=0.9, interpolation="bicubic")
+    dataset = open_dataset(scan("digits"), settings, channels=1, cache=None)
+    assert dataset.preprocessing.image_size == (14, 12)
+    loader = made(dataset.test, dataset.preprocessing, batch_size=50, train=False)
+    images, _ = next(iter(loader.epoch(0)))
+    transform = evaluation_transform(dataset.preprocessing)
+    expected = torch.stack([transform(image.permute(2, 0, 1)) for image in dataset.test.images[:50]])
+    assert torch.equal(images, normalise(expected, dataset.preprocessing))
+
+
+def test_a_mirrored_border_needs_enough_pixels():
+    assert memory(pad=4, border="reflect")
+    with pytest.raises(ConfigError, match="augment.pad is 5, but images of 5 pixels have only 4 to mirror"):
+        memory(pad=5, border="reflect")

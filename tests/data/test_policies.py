@@ -97,7 +97,7 @@ def test_evaluation_keeps_its_own_image_size_and_has_no_policy(image_folder):
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(plain, found.epoch(0), strict=True))
 
 
-@pytest.mark.parametrize("field", [{"policy": "trivial"}, {"erase": 0.1}, {"image_size": (8, 8)}])
+@pytest.mark.parametrize("field", [{"policy": "trivial"}, {"erase": 0.1}])
 def test_what_only_files_have_is_refused_for_images_in_memory(field):
     split = Split(torch.zeros(8, 8, 8, 1, dtype=torch.uint8), torch.zeros(8, dtype=torch.long))
     with pytest.raises(ConfigError, match=f"augment.{next(iter(field))} is for image files"):
@@ -108,8 +108,8 @@ def test_what_only_files_have_is_refused_for_images_in_memory(field):
 
 
 @pytest.mark.parametrize("settings", [{"crop": 0.95}, {"interpolation": "bicubic"}])
-def test_the_look_of_evaluation_is_for_files_alone(image_folder, tmp_path, settings):
-    with pytest.raises(ConfigError, match=f"data.{next(iter(settings))} is for larger image files"):
+def test_how_images_are_scaled_is_for_images_that_are(image_folder, tmp_path, settings):
+    with pytest.raises(ConfigError, match=f"data.{next(iter(settings))} is for images that are scaled"):
         open_dataset(scan("digits"), DataSettings(**settings), channels=1, cache=tmp_path)
     root = image_folder(side=80)
     found = open_dataset(scan(root), DataSettings(**settings), channels=3, cache=tmp_path).preprocessing

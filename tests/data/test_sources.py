@@ -10,7 +10,7 @@ from PIL import Image
 from residuum.data.catalog import NAMED, scan
 from residuum.data.settings import DataSettings
 from residuum.data.sources import normalise, open_dataset, read_image
-from residuum.errors import DataError
+from residuum.errors import ConfigError, DataError
 
 
 def opened(data, channels=3, cache=Path("nowhere"), say=lambda text: None, **settings):
@@ -213,8 +213,23 @@ def test_torchvision_datasets_become_datasets(name, tmp_path, monkeypatch):
     assert made.test.labels.tolist() == list(range(10))
     assert made.classes == about.classes
     assert made.preprocessing.image_size == about.image_size
-    with pytest.raises(DataError, match="keeps its own image size"):
-        opened(name, channels=about.channels, cache=tmp_path, image_size=(64, 64))
+    scaled = opened(name, channels=about.channels, cache=tmp_path, image_size=(64, 64)).preprocessing
+    assert (scaled.image_size, scaled.crop, scaled.mean) == ((64, 64), 0.0, made.preprocessing.mean)
+
+
+@pytest.mark.parametrize(
+    ("said", "channels", "expected"),
+    [((0.2, 0.4, 0.6), 3, (0.2, 0.4, 0.6)), ((0.2, 0.4, 0.6), 1, (0.4,)), ((0.3,), 3, (0.3, 0.3, 0.3))],
+)
+@pytest.mark.parametrize("side", [16, 80])
+def test_mean_and_deviation_can_be_told(image_folder, said, channels, expected, side):
+    made = opened(image_folder(side=side), channels=channels, mean=said, std=said)
+    assert made.preprocessing.mean == made.preprocessing.std == pytest.approx(expected)
+
+
+def test_as_many_means_as_channels_or_one(image_folder):
+    with pytest.raises(ConfigError, match=r"data.mean is \(0.1, 0.2\); the network takes 3 channels, so give one"):
+        opened(image_folder(side=16), channels=3, mean=(0.1, 0.2))
 
 
 def test_class_names_are_torchvisions_own():

@@ -238,7 +238,7 @@ def examine(path: Path, whole: Path) -> dict[str, object]:
         look = Preprocessing(channels, (24, 32), (0.5,) * channels, (0.25,) * channels, 0.875)
         for transform in (
             evaluation_transform(look),
-            TrainingTransform(look, Augmentation(crop_scale=(0.08, 1.0), flip=True)),
+            TrainingTransform(look, Augmentation(crop_scale=(0.08, 1.0), flip="random")),
             TrainingTransform(look, Augmentation(pad=2)),
         ):
             made = attempt(type(transform).__name__, lambda image=image, transform=transform: transform(image))

@@ -27,10 +27,13 @@ def by_name(network, **settings):
 
 @pytest.mark.parametrize("settings", [{}, {"decay": "all"}, EVERYTHING])
 def test_each_parameter_is_in_one_group(network, settings):
-    for p in network.layer1.parameters():
-        p.requires_grad = False  # frozen ones too
-    grouped = [p for group in param_groups(network, weight_decay=1e-3, **settings) for p in group["params"]]
+    network.layer1.requires_grad_(False)  # frozen ones too, apart from the others
+    groups = param_groups(network, weight_decay=1e-3, **settings)
+    network.layer1.requires_grad_(True)
+    grouped = [p for group in groups for p in group["params"]]
     assert len(grouped) == len({id(p) for p in grouped}) == len(list(network.parameters()))
+    frozen = {id(p) for p in network.layer1.parameters()}
+    assert all(len({id(p) in frozen for p in group["params"]}) == 1 for group in groups)
 
 
 def test_convolutions_and_classifier_decay_norms_and_biases_do_not(network):

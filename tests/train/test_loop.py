@@ -84,7 +84,8 @@ def test_what_callbacks_are_told_are_numbers(each_step):
     notes = Notes()
     run(callbacks=[notes])
     for told in [*(vars(s) for s in notes.looks), *notes.rows]:
-        assert {type(value) for value in told.values()} <= {int, float}
+        assert {type(value) for value in told.values()} <= {int, float, dict, type(None)}
+    assert {type(value) for s in notes.looks for value in s.seconds.values()} == {float}
 
 
 class Diverging:

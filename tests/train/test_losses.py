@@ -104,3 +104,23 @@ def test_right_answers_are_whole_for_class_ids_and_weighed_by_share_for_mixed_im
     answers = right_answers(logits, IDS)
     assert (answers.dtype, int(answers)) == (torch.int64, 2)
     assert float(right_answers(logits, TARGETS["mixup"])) == pytest.approx(0.7 + 0.3 + 0.7 + 0.3 + 0.3 + 0)
+
+
+# -- weights of classes ------------------------------------------------------------------------------------------------
+
+WEIGHTS = torch.tensor([0.5, 2.0, 0.25, 4.0])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("kind", BY_HAND)
+@pytest.mark.parametrize("loss", [cross_entropy, binary_cross_entropy])
+def test_an_image_counts_by_the_weight_of_its_class_and_a_mixed_one_by_its_shares(loss, kind, smoothing):
+    found = loss(LOGITS, TARGETS[kind], label_smoothing=smoothing, weights=WEIGHTS)
+    one_by_one = [loss(LOGITS[i : i + 1], TARGETS[kind][i : i + 1], label_smoothing=smoothing).item() for i in range(6)]
+    weights = [sum(w * s for w, s in zip(WEIGHTS.tolist(), row, strict=True)) for row in BY_HAND[kind]]
+    assert found.item() == pytest.approx(sum(w * v for w, v in zip(weights, one_by_one, strict=True)) / 6, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, binary_cross_entropy])
+def test_weights_that_are_all_one_change_nothing(loss):
+    torch.testing.assert_close(loss(LOGITS, IDS, weights=torch.ones(CLASSES)), loss(LOGITS, IDS))

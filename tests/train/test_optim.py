@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from residuum import ResNet, preset
-from residuum.train.optim import learning_rate, make_average, make_loss, make_optimizer, set_learning_rate
+from residuum.train.optim import (
+    learning_rate,
+    make_average,
+    make_loss,
+    make_optimizer,
+    set_learning_rate,
+    set_norm_momentum,
+)
 from residuum.train.optimizers import Lamb, Muon
 from residuum.train.recipe import AverageSettings, LossSettings, OptimizerSettings, Recipe
 from residuum.train.step import train_step
@@ -164,3 +171,23 @@ def test_norms_statistics_are_averaged_and_their_counts_are_not():
 
 def test_no_window_is_no_average():
     assert make_average(nn.Linear(1, 1), AverageSettings(0.0), 10) is None
+
+
+def test_the_share_of_a_steps_statistics_in_the_running_ones_is_the_recipes(network):
+    set_norm_momentum(network, 0.4)
+    images = torch.randn(8, 1, 8, 8)
+    network.train()(images)
+    mean = network.conv1(images).mean((0, 2, 3))
+    torch.testing.assert_close(network.bn1.running_mean, 0.4 * mean)
+
+
+@pytest.mark.parametrize("buffers", ["average", "copy"])
+def test_buffers_of_the_average_are_averaged_or_the_networks(network, buffers):
+    average = make_average(network, AverageSettings(window=0.9, buffers=buffers), 100)
+    for value in (1.0, 2.0, 3.0):
+        with torch.no_grad():
+            for p in (network.bn1.running_mean, network.conv1.weight):
+                p.fill_(value)
+        average.update_parameters(network)
+    assert average.module.conv1.weight.unique().tolist() == pytest.approx([2.0])
+    assert average.module.bn1.running_mean.unique().tolist() == pytest.approx([2.0 if buffers == "average" else 3.0])

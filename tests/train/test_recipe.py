@@ -18,7 +18,9 @@ WRONG = {
     "loss.name": ["mse"], "loss.label_smoothing": [1.0], "mixing.mixup": [-0.1, 1e-6], "mixing.off": [1.0],
     "average.window": [1.0, -0.5, "all"],
     "data.path": [3], "data.holdout": [1.0, -0.1], "data.skip_bad_images": [0],
-    "augment.flip": [1, "no"],
+    "augment.flip": [True, "no"], "augment.border": ["black"], "augment.cutout": [-1], "augment.sizes": ["big"],
+    "data.balance": ["yes"], "data.balance_power": [0.5, 2.0], "data.mean": [(2.0,)], "data.std": [(0.0,)],
+    "optimizer.norm_momentum": [0.0, 2.0], "average.buffers": ["none"],
 }  # fmt: skip
 
 

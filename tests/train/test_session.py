@@ -17,6 +17,9 @@ from safetensors.torch import load_file
 from tests.train.runs import StopAfter, console, said, same, tiny
 
 import residuum
+from residuum.data.augmentation import normalise
+from residuum.data.catalog import scan
+from residuum.data.sources import open_dataset
 from residuum.errors import ConfigError, DataError, DeviceError, DivergedError, RunError
 from residuum.train import Execution, Recipe, fit, loop, resume, session
 from residuum.train.run import Run
@@ -118,9 +121,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_weights(finished, stopped, t
     result = resume(copied(stopped, tmp_path / "run"), callbacks=[])
     assert result.stopped_by is None
     assert same(finished.path, tmp_path / "run")
-    times = ("seconds", "images_per_second")
     for one, two in zip(rows(finished.path), rows(tmp_path / "run"), strict=True):
-        assert {k: v for k, v in one.items() if k not in times} == {k: v for k, v in two.items() if k not in times}
+        assert untimed(one) == untimed(two)
+
+
+def untimed(row):
+    return {name: value for name, value in row.items() if not name.startswith(("seconds", "images_per_second"))}
 
 
 @pytest.mark.parametrize("after", [1, 5, 6])  # five steps an epoch: within, at the end, in the next
@@ -411,6 +417,32 @@ def test_the_default_run_learns_the_digits(tmp_path, seed):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 << 20
 
 
+@pytest.mark.slow
+def test_averaged_weights_are_about_as_good_as_the_last_after_three_epochs(tmp_path):
+    recipe = Recipe.default("digits").replace({"epochs": 3, "average.window": 0.1})
+    averaged = fit(recipe, out=tmp_path / "run", callbacks=[]).metrics["test_accuracy"]
+    network = residuum.load(tmp_path / "run").eval()
+    network.load_state_dict(Run(tmp_path / "run").load_state()[0]["network"])
+    dataset = open_dataset(scan("digits"), recipe.data, channels=1, cache=tmp_path)
+    images = normalise(dataset.test.images.permute(0, 3, 1, 2), dataset.preprocessing)
+    with torch.inference_mode():
+        last = (network(images).argmax(1) == dataset.test.labels).double().mean().item()
+    assert averaged >= last - 0.01
+    assert last > 0.15
+
+
+def test_what_is_held_out_is_the_same_for_every_seed(finished):
+    catalog = scan("digits")
+    jobs = [
+        session.prepare(finished.recipe.replace(seed=seed), Execution(), catalog, torch.device("cpu"), [])
+        for seed in (0, 1)
+    ]
+    one, two = (job.dataset for job in jobs)
+    for name in ("train", "val", "test"):
+        assert torch.equal(getattr(one, name).images, getattr(two, name).images)
+    assert jobs[0].train.schedule.batches(0)[0].tolist() != jobs[1].train.schedule.batches(0)[0].tolist()
+
+
 # -- what a recipe may say ---------------------------------------------------------------------------------------------
 
 WAYS = {
@@ -426,6 +458,14 @@ WAYS = {
     "adamw": {
         "optimizer": {"name": "adamw", "lr": 0.01, "decay": "all", "bias_lr": 2.0, "head_lr": 3.0},
         "schedule": {"name": "step", "milestones": (1, 0.75)},
+    },
+    "augmented": {
+        "augment": {"pad": 2, "border": "reflect", "flip": "alternate", "cutout": 3, "sizes": "6:0.5,8", "repeats": 2},
+        "data.balance": "sampler", "data.balance_power": 0.5, "average": {"window": 0.3, "buffers": "copy"},
+    },
+    "weighted": {
+        "data.balance": "loss", "data.image_size": (12, 10), "mixing": {"cutmix": 1.0},
+        "augment": {"pad": 1, "crop_scale": (0.4, 1.0)}, "optimizer": {"norm_momentum": 0.3},
     },
 }  # fmt: skip
 

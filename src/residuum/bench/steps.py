@@ -145,7 +145,7 @@ def _trainer(workload: Workload, device: torch.device) -> Step:
         batch_size=workload.batch_size,
         seed=0,
         train=True,
-        augmentation=Augmentation(pad=4, flip=True),
+        augmentation=Augmentation(pad=4, flip="random"),
         device=device,
         workers=0,
         skip_bad_images=False,

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from residuum.cli import bench, convert, evaluate, inspect, plan, predict, presets, recipes, summary, train
+from residuum.cli import bench, compare, convert, evaluate, inspect, plan, predict, presets, recipes, summary, train
 from residuum.cli.console import open_console, say
 from residuum.cli.line import Line, build, print_help, read
 from residuum.errors import ConfigError, ResiduumError, nearest, quoted
@@ -31,6 +31,7 @@ COMMANDS = {
     "train": Command(train.Train, train.defaults, train.run),
     "predict": Command(predict.Predict, lambda line: predict.Predict(tyro.MISSING, tyro.MISSING), predict.run),
     "evaluate": Command(evaluate.Evaluate, lambda line: evaluate.Evaluate(tyro.MISSING), evaluate.run),
+    "compare": Command(compare.Compare, lambda line: compare.Compare(tyro.MISSING), compare.run),
     "summary": Command(summary.Summary, summary.defaults, summary.run),
     "presets": Command(presets.Presets, lambda line: presets.Presets(), presets.run),
     "recipes": Command(recipes.Recipes, lambda line: recipes.Recipes(), recipes.run),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -15,9 +15,10 @@ from residuum.errors import ConfigError
 from residuum.presets import preset
 from residuum.train.execution import Execution
 from residuum.train.loggers import Callback
-from residuum.train.recipe import Recipe, read_recipe
+from residuum.train.recipe import Recipe, read_recipe, train_images
 from residuum.train.run import Run
 from residuum.units import show_size
+from residuum.validation import AtLeast
 
 Named = Annotated[str | None, tyro.conf.arg(name="model", metavar="PRESET")]
 
@@ -39,26 +40,44 @@ class Train:
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     # only print recipe, steps, learning rates, and the time and memory to expect; no run folder is made
     dry_run: bool = False
+    # number of steps to profile, after the first few, into the run folder: a trace and a table of operations
+    profile: Annotated[int, AtLeast(0)] = 0
     # what was found where the data is, for the defaults
     catalog: Annotated[Catalog | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
 
 
 def defaults(line: Line) -> Train:
-    """`Train` with the defaults that go with the data, preset, recipe file or run named on the line."""
+    """`Train` with the defaults that go with the data, preset, weights, recipe file or run named on the line."""
     file, resumed = line.get("recipe"), line.get("resume")
     values = read_recipe(file) if file is not None else {}
-    model = values.pop("model.preset", None)
-    model = line.get("model") or model
+    model = line.get("model") or values.pop("model.preset", None)
     if resumed is not None and not line.asks_help:
         recipe, execution, _ = Run(Path(resumed)).read()
         if model is not None:
             fitted = {"in_channels": recipe.model.in_channels, "num_classes": recipe.model.num_classes}
             recipe = recipe.replace(model=preset(model).replace(**fitted))
         return Train(recipe.replace(values), execution)
-    data = line.get("data.path") or values.pop("data.path", None) or "digits"
+    data = line.get("data.path") or values.get("data.path") or "digits"
     catalog = scan("digits" if line.asks_help else data)
-    values.pop("data.path", None)  # the catalog's name is the data's
-    return Train(Recipe.default(catalog, model).replace(values), Execution(), catalog=catalog)
+    if line.asks_help:
+        return Train(Recipe.default(catalog, model), Execution(), catalog=catalog)
+    if file is not None:
+        values = read_recipe(file, train_images(catalog))
+    for name in ("data.path", "model.preset"):  # the catalog's name is the data's
+        values.pop(name, None)
+    weights, prefix = (_weights(line, values, name) for name in ("weights", "prefix"))
+    if file == "finetune" and weights is None:
+        raise ConfigError("the recipe finetune starts from weights; name them by --weights")
+    return Train(Recipe.default(catalog, model, weights, prefix).replace(values), Execution(), catalog=catalog)
+
+
+def _weights(line: Line, values: dict[str, Any], name: str) -> str | None:
+    """What the line, or else the file, says of the weights; other weights than the file's have another digest."""
+    given, written = line.get(f"finetune.{name}"), values.get(f"finetune.{name}")
+    if given is not None and given != written:
+        values.pop("finetune.sha256", None)
+        values.pop(f"finetune.{name}", None)
+    return given or written
 
 
 def run(command: Train, console: Console) -> int:
@@ -73,9 +92,18 @@ def run(command: Train, console: Console) -> int:
     if command.resume is not None:
         if command.out is not None:
             raise ConfigError("a run that is resumed stays in its folder; leave out --out")
-        result = resume(command.resume, recipe=recipe, execution=command.execution, callbacks=callbacks)
+        result = resume(
+            command.resume, recipe=recipe, execution=command.execution, callbacks=callbacks, profile=command.profile
+        )
     else:
-        result = fit(recipe, out=command.out, execution=command.execution, callbacks=callbacks, catalog=catalog)
+        result = fit(
+            recipe,
+            out=command.out,
+            execution=command.execution,
+            callbacks=callbacks,
+            catalog=catalog,
+            profile=command.profile,
+        )
 
     if result.stopped_by is not None:
         say(console, f"stopped and saved; go on with:  residuum train --resume {result.path}")
@@ -94,6 +122,17 @@ def run(command: Train, console: Console) -> int:
     return 0
 
 
+SPARKS = 48  # columns of the curve of the learning rate
+_LEVELS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+
+
+def sparkline(values: Sequence[float], console: Console) -> str:
+    """Values from 0 to their highest as a line of blocks, or of digits where the terminal has no blocks."""
+    levels = _LEVELS if console.encoding.startswith("utf") else "01234567"
+    top = max(values) or 1.0
+    return "".join(levels[min(int(len(levels) * value / top), len(levels) - 1)] for value in values)
+
+
 def _estimate(command: Train, console: Console, callbacks: Sequence[Callback]) -> None:
     """Print what the run would be and take."""
     from residuum.train.estimate import estimate
@@ -106,8 +145,11 @@ def _estimate(command: Train, console: Console, callbacks: Sequence[Callback]) -
         "data": f"{found.train_images:,} train images, {found.val_images:,} val images",
         "steps": f"{found.steps:,} an epoch, {total:,} in all",
         "lr": rates,
+        "": sparkline(found.curve(SPARKS), console),
+        **({"target": found.target} if found.target else {}),
         "computing": found.computing,
-        "time": f"{duration(found.seconds)} in all, {1000 * found.step_seconds:.1f} ms a step",
+        "time": f"{duration(found.seconds)} in all, {1000 * found.step_seconds:.1f} ms a step, of which "
+        f"{found.waiting:.0%} waiting for data",
         "memory": f"{show_size(found.memory)} for a step's tensors",
     }
     console.print(found.recipe.to_toml(), highlight=False, markup=False)

@@ -9,6 +9,7 @@ place in the batch.
 import dataclasses
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ LARGEST_SCALED = 1 << 22
 _CROP_RATIO = (3 / 4, 4 / 3)  # of width to height of random crops (1409.4842)
 _CACHED = 1 << 17  # values of four bytes
 _TRIES = 10  # of a random crop that does not fit
+_MIRROR = 0x6D6972  # "mir": tells these seeds from those of order and augmentation
 
 
 def seed_for(*parts: int) -> int:
@@ -70,6 +72,8 @@ def border(preprocessing: Preprocessing) -> Tensor:
 class EvaluationTransform:
     """From uint8 (C, any, any) to uint8 (C, *image_size): scaled and cropped to the centre, or stretched.
 
+    Small images may come as a batch, (N, C, any, any).
+
     As torchvision's `Resize` and `CenterCrop` do it. A long, thin image, which scaled as a whole would take gigabytes,
     has only what the crop shows scaled.
     """
@@ -103,8 +107,10 @@ def _resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     if interpolation != "lanczos":
         mode = InterpolationMode(interpolation)
         return functional.resize_image(image, list(size), mode, antialias=True)  # type: ignore[no-any-return]
-    planes = [Image.fromarray(plane.numpy()).resize(size[::-1], Image.Resampling.LANCZOS) for plane in image]
-    return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes]))  # torchvision has it for Pillow alone
+    # torchvision has it for Pillow alone.
+    planes = [Image.fromarray(plane.numpy()) for plane in image.flatten(0, -3).cpu()]
+    scaled = np.stack([np.asarray(plane.resize(size[::-1], Image.Resampling.LANCZOS)) for plane in planes])
+    return torch.from_numpy(scaled).view(*image.shape[:-2], *size).to(image.device)
 
 
 def _scaled_crop(image: Tensor, scaled: tuple[int, int], size: tuple[int, int], interpolation: str) -> Tensor:
@@ -146,20 +152,21 @@ def _weights(length: int, scaled: int, first: int, count: int, interpolation: st
 
 
 class TrainingTransform:
-    """From uint8 (C, any, any) to uint8 (C, *image_size), with draws from torch's generator.
+    """From uint8 (C, any, any) to uint8 (C, *size), with draws from torch's generator.
 
     Crop, shift and mirror draw and compute as torchvision's transforms do, but are called without those transforms'
-    search through their inputs, which takes as long as the scaling. The augmentation's image size goes before that of
-    evaluation.
+    search through their inputs, which takes as long as the scaling. `size` is that of evaluation where left out.
     """
 
-    def __init__(self, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
-        if augmentation.image_size is not None:
-            preprocessing = dataclasses.replace(preprocessing, image_size=augmentation.image_size)
+    def __init__(
+        self, preprocessing: Preprocessing, augmentation: Augmentation, size: tuple[int, int] | None = None
+    ) -> None:
+        if size is not None:
+            preprocessing = dataclasses.replace(preprocessing, image_size=size)
         self.preprocessing, self.augmentation = preprocessing, augmentation
         self.evaluate = EvaluationTransform(preprocessing)
-        fill = border(preprocessing).tolist()
-        self.fill = [float(value) for value in fill]
+        self.border = border(preprocessing)
+        fill = self.border.tolist()
         scale = augmentation.crop_scale
         self.crop = v2.RandomResizedCrop(preprocessing.image_size, scale=scale, ratio=_CROP_RATIO) if scale else None
         self.last: list[v2.Transform] = []
@@ -168,7 +175,8 @@ class TrainingTransform:
         if augmentation.erase:
             self.last.append(erasing_transform(augmentation.erase, fill))
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, mirror: bool = False) -> Tensor:
+        """An augmented image; whether it is to `mirror` is asked where that is not drawn at random."""
         (height, width), pad = self.preprocessing.image_size, self.augmentation.pad
         if self.crop is not None:
             box = self.crop.make_params([image])
@@ -177,14 +185,51 @@ class TrainingTransform:
         else:
             image = self.evaluate(image)
         if pad:
-            image = functional.pad_image(image, [pad], fill=self.fill)
+            image = _surrounded(image, pad, None if self.augmentation.border == "reflect" else self.border)
             top, left = (int(torch.randint(2 * pad + 1, ())) for _ in range(2))
             image = image[:, top : top + height, left : left + width]
-        if self.augmentation.flip and torch.rand(1) < 0.5:
+        if self.augmentation.flip == "random":
+            mirror = bool(torch.rand(1) < 0.5)
+        if mirror:
             image = functional.horizontal_flip_image(image)
         for transform in self.last:
             image = transform(image)
+        if self.augmentation.cutout:
+            image = _cut_out(image[None], torch.rand(2, 1), self.augmentation.cutout, self.border)[0]
         return image
+
+
+def mirrored_first(seed: int, image: int) -> bool:
+    """Whether an image is mirrored in the first epoch, and in every other one from there, where mirroring alternates.
+
+    A function of the seed and the image's number alone.
+    """
+    return bool(seed_for(seed, image, _MIRROR) & 1)
+
+
+def _surrounded(images: Tensor, pad: int, colour: Tensor | None) -> Tensor:
+    """Images (..., C, H, W) with a margin of `pad` pixels of a colour (C,), or of the image mirrored at its edge."""
+    if colour is not None:
+        return functional.pad_image(images, [pad], fill=colour.tolist())  # type: ignore[no-any-return]
+    places = (_reflected(torch.arange(-pad, side + pad, device=images.device), side) for side in images.shape[-2:])
+    rows, columns = places
+    return images[..., rows, :][..., columns]
+
+
+def _reflected(places: Tensor, length: int) -> Tensor:
+    """Places in a line that goes on beyond its ends as its mirror image, the end itself not repeated."""
+    return (length - 1) - ((length - 1) - places.abs()).abs()
+
+
+def _cut_out(images: Tensor, centres: Tensor, side: int, colour: Tensor) -> Tensor:
+    """Images (N, C, H, W) with a square of a colour (C,) around centres (2, N), shares of height and width."""
+    inside = []
+    for length, share in zip(images.shape[-2:], centres, strict=True):
+        first = (share * length).floor()[:, None] - side // 2
+        places = torch.arange(length, device=images.device)
+        inside.append((places >= first) & (places < first + side))
+    within = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+    return torch.where(within, colour.to(images.device, images.dtype).view(-1, 1, 1), images)
 
 
 # -- training, a batch in memory at a time -----------------------------------------------------------------------------
@@ -194,43 +239,48 @@ class TrainingTransform:
 class Draws:
     """How the images of a batch vary: shifts (2, N) down and right, whether mirrored (N,), crops (4, N) or none.
 
-    A crop is top, left, height and width in pixels.
+    A crop is top, left, height and width in pixels. `cut` is where a square is cut out, (2, N) or none: shares of
+    height and width.
     """
 
     shift: Tensor
     mirror: Tensor
     crop: Tensor | None
+    cut: Tensor | None = None
 
     def take(self, places: slice) -> "Draws":
         """Those of some images."""
-        crop = None if self.crop is None else self.crop[:, places]
-        return Draws(self.shift[:, places], self.mirror[places], crop)
+        return self._each(lambda value: value[..., places])
 
     def to(self, device: torch.device) -> "Draws":
         """The same on a device."""
-        crop = None if self.crop is None else self.crop.to(device, torch.float32)
-        return Draws(self.shift.to(device), self.mirror.to(device), crop)
+        return self._each(lambda value: value.to(device, torch.float32 if value is self.crop else None))
 
     @staticmethod
     def together(draws: "list[Draws]") -> "Draws":
         """Those of several batches, one after the other."""
-        crops = [one.crop for one in draws if one.crop is not None]
-        return Draws(
-            torch.cat([one.shift for one in draws], 1),
-            torch.cat([one.mirror for one in draws]),
-            torch.cat(crops, 1) if crops else None,
-        )
+
+        def joined(name: str) -> Tensor | None:
+            parts = [part for one in draws if (part := getattr(one, name)) is not None]
+            return torch.cat(parts, -1) if parts else None
+
+        return Draws(**{f.name: joined(f.name) for f in dataclasses.fields(Draws)})  # type: ignore[arg-type]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Draws":
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{n: change(value) for n, value in values.items() if value is not None})
 
 
 def draw(augmentation: Augmentation, count: int, size: tuple[int, int], seed: int) -> Draws:
-    """Draws for a batch of `count` images of `size`, a function of the seed."""
+    """Draws for a batch of `count` images of `size`, a function of the seed. Mirrors that alternate are not drawn."""
     generator = torch.Generator().manual_seed(seed)
     shift = torch.randint(2 * augmentation.pad + 1, (2, count, 1), generator=generator)
     mirror = torch.rand(count, 1, generator=generator) < 0.5
     crop = None
     if augmentation.crop_scale is not None:
         crop = _crops(augmentation.crop_scale, count, size, generator)
-    return Draws(shift[..., 0], mirror[:, 0] & augmentation.flip, crop)
+    cut = torch.rand(2, count, generator=generator) if augmentation.cutout else None
+    return Draws(shift[..., 0], mirror[:, 0] & (augmentation.flip == "random"), crop, cut)
 
 
 def _crops(scale: tuple[float, float], count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -259,46 +309,71 @@ class MemoryTransform:
     def __init__(
         self, images: Tensor, preprocessing: Preprocessing, augmentation: Augmentation, device: torch.device
     ) -> None:
-        self.size, self.pad = preprocessing.image_size, augmentation.pad
+        self.preprocessing, self.augmentation, self.pad = preprocessing, augmentation, augmentation.pad
+        self.own = (images.shape[1], images.shape[2])
         # Shifted images are windows of larger ones with a border; crops are shifted after they were scaled.
-        around = self.pad if augmentation.crop_scale is None else 0
+        self.around = self.pad if augmentation.crop_scale is None else 0
         edge = border(preprocessing)
-        height, width = self.size
-        padded = edge.expand(len(images), height + 2 * around, width + 2 * around, -1).clone()
-        padded[:, around : around + height, around : around + width] = images
+        self.colour = None if augmentation.border == "reflect" else edge
+        height, width = self.own
+        if self.colour is None:
+            padded = _surrounded(images.permute(0, 3, 1, 2), self.around, None).permute(0, 2, 3, 1)
+        else:  # a copy at a time: these images are all there are
+            padded = edge.expand(len(images), height + 2 * self.around, width + 2 * self.around, -1).clone()
+            padded[:, self.around : self.around + height, self.around : self.around + width] = images
         self.images, self.border = padded.contiguous().to(device), edge.to(device).float()
-        self.rows, self.columns = torch.arange(height, device=device), torch.arange(width, device=device)
 
-    def __call__(self, index: Tensor, draws: Draws | None) -> Tensor:
-        """(n, C, H, W), channels last in memory, of the images of an index (n,) on the device.
+    def __call__(self, index: Tensor, draws: Draws | None, size: tuple[int, int] | None = None) -> Tensor:
+        """(n, C, *size), channels last in memory, of the images of an index (n,) on the device.
 
-        uint8, but float where crops are scaled.
+        uint8, but float where crops are scaled. `size` is the preprocessing's where left out.
         """
-        rows, columns = self.rows.expand(len(index), -1), self.columns.expand(len(index), -1)
-        if draws is not None:
-            columns = torch.where(draws.mirror[:, None], columns.flip(1), columns)
-            rows, columns = rows + draws.shift[0][:, None], columns + draws.shift[1][:, None]
-            if draws.crop is not None:
-                return self._scaled(index, rows - self.pad, columns - self.pad, draws.crop)
-        # One gather takes crop and mirror together and leaves channels last in memory.
-        return self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        height, width = size = size or self.preprocessing.image_size
+        rows = torch.arange(height, device=self.images.device).expand(len(index), -1)
+        columns = torch.arange(width, device=self.images.device).expand(len(index), -1)
+        if draws is None:
+            return self._window(index, rows + self.around, columns + self.around, size)
+        columns = torch.where(draws.mirror[:, None], columns.flip(1), columns)
+        rows, columns = rows + draws.shift[0][:, None], columns + draws.shift[1][:, None]
+        if draws.crop is not None:
+            images = self._scaled(index, rows - self.pad, columns - self.pad, draws.crop, size)
+        else:
+            images = self._window(index, rows, columns, size)
+        if draws.cut is not None:
+            images = _cut_out(images, draws.cut, self.augmentation.cutout, self.border)
+        return images
 
-    def _scaled(self, index: Tensor, rows: Tensor, columns: Tensor, crop: Tensor) -> Tensor:
+    def _window(self, index: Tensor, rows: Tensor, columns: Tensor, size: tuple[int, int]) -> Tensor:
+        """Pixels at rows (n, H) and columns (n, W) of images with their margin, scaled to `size` if they are not."""
+        if size == self.own:
+            # One gather takes crop and mirror together and leaves channels last in memory.
+            return self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        (height, width), around = self.own, self.around
+        images = self.images[index, around : around + height, around : around + width].permute(0, 3, 1, 2)
+        images = EvaluationTransform(dataclasses.replace(self.preprocessing, image_size=size))(images)
+        images = _surrounded(images, around, self.colour) if around else images
+        numbers = torch.arange(len(index), device=index.device)[:, None, None]
+        return images.permute(0, 2, 3, 1)[numbers, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+    def _scaled(self, index: Tensor, rows: Tensor, columns: Tensor, crop: Tensor, size: tuple[int, int]) -> Tensor:
         """The pixels of crops scaled to the image size at rows (n, H) and columns (n, W), which may lie outside."""
-        height, width = self.size
+        height, width = self.own
+        high, wide = size
         top, left, up, across = crop[..., None]
-        # A crop is no larger than the image, so that it is scaled up: between the nearest two pixels of each axis.
-        y = ((rows + 0.5) * (up / height) - 0.5).clamp_min(0).minimum(up - 1) + top
-        x = ((columns + 0.5) * (across / width) - 0.5).clamp_min(0).minimum(across - 1) + left
+        if self.colour is None:
+            rows, columns = _reflected(rows, high), _reflected(columns, wide)
+        # Between the nearest two pixels of each axis: a crop is scaled up, or down by next to nothing.
+        y = ((rows + 0.5) * (up / high) - 0.5).clamp_min(0).minimum(up - 1) + top
+        x = ((columns + 0.5) * (across / wide) - 0.5).clamp_min(0).minimum(across - 1) + left
         images = self.images[index].permute(0, 3, 1, 2).float()
         grid = torch.stack(
             [
-                ((2 * x + 1) / width - 1)[:, None, :].expand(-1, height, -1),
-                ((2 * y + 1) / height - 1)[:, :, None].expand(-1, -1, width),
+                ((2 * x + 1) / width - 1)[:, None, :].expand(-1, high, -1),
+                ((2 * y + 1) / height - 1)[:, :, None].expand(-1, -1, wide),
             ],
             -1,
         )
         scaled = F.grid_sample(images, grid, align_corners=False, padding_mode="border")
-        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        inside = ((rows >= 0) & (rows < high))[:, :, None] & ((columns >= 0) & (columns < wide))[:, None, :]
         scaled = torch.where(inside[:, None], scaled, self.border.view(-1, 1, 1))
         return scaled.contiguous(memory_format=torch.channels_last)

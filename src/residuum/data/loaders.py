@@ -5,9 +5,11 @@ saved, and neither workers nor the number of processes change which images a ste
 live on the device as uint8 and are augmented a batch at a time; files are read and augmented by workers.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,8 +23,10 @@ from residuum.data.augmentation import (
     Normalise,
     TrainingTransform,
     draw,
+    mirrored_first,
     seed_for,
 )
+from residuum.data.balance import balanced_order, one_class_each
 from residuum.data.reading import Desk, leave_interrupts_to_the_main_process
 from residuum.data.settings import Augmentation
 from residuum.data.sources import Split
@@ -68,6 +72,8 @@ class Schedule:
     rank: int = 0
     world: int = 1
     repeats: int = 1
+    # numbers of `count` images in the order of an epoch, from its generator; each once where left out
+    order: Callable[[torch.Generator], Tensor] | None = None
 
     def __len__(self) -> int:
         if self.train:  # a training batch is full, unless there is only this one
@@ -99,12 +105,13 @@ class Schedule:
         if not self.train:
             return list(torch.split(torch.arange(self.rank, self.count, self.world), self._evaluated))[: len(self)]
         generator = torch.Generator().manual_seed(seed_for(self.seed, epoch))
-        order = torch.randperm(self.count, generator=generator)
+        order = torch.randperm(self.count, generator=generator) if self.order is None else self.order(generator)
         if self.repeats > 1:
             order = self._repeated(order)
         return [batch[self.share] for batch in torch.split(order, self.batch_size)[: len(self)]]
 
     def _repeated(self, order: Tensor) -> Tensor:
+        order = order % self.count + order // self.count * (self.count * self.repeats)  # if it has further views itself
         view = torch.arange(self.count) % self.repeats
         numbers = order.repeat_interleave(self.repeats)[: self.count] + self.count * view
         batches = torch.split(torch.arange(self.count), self.batch_size)
@@ -121,10 +128,11 @@ class MemoryLoader:
         schedule: Schedule,
         augmentation: Augmentation,
         device: torch.device,
+        epochs: int,
     ) -> None:
         assert isinstance(split.images, Tensor)
-        self.schedule, self.augmentation, self.device = schedule, augmentation, device
-        self.size = preprocessing.image_size
+        self.schedule, self.augmentation, self.device, self.epochs = schedule, augmentation, device, epochs
+        self.own = (split.images.shape[1], split.images.shape[2])
         self.skipped: set[str] = set()
         self.left_out_per_epoch = schedule.left_out
         self.transform = MemoryTransform(
@@ -132,6 +140,10 @@ class MemoryLoader:
         )
         self.normalise = Normalise(preprocessing, device)
         self.labels = split.labels.to(device)
+        alternate = schedule.train and augmentation.flip == "alternate"
+        self.mirrored_first = (
+            torch.tensor([mirrored_first(schedule.seed, i) for i in range(schedule.count)]) if alternate else None
+        )
 
     def __len__(self) -> int:
         return len(self.schedule)
@@ -142,26 +154,32 @@ class MemoryLoader:
         if not batches:
             return
         # What an epoch needs crosses to the device at once.
-        indices = (torch.cat(batches) % self.schedule.count).to(self.device)
-        draws = self._draws(number, range(start, start + len(batches))) if self.schedule.train else None
+        numbers = torch.cat(batches)
+        indices = (numbers % self.schedule.count).to(self.device)
+        draws = self._draws(number, range(start, start + len(batches)), numbers) if self.schedule.train else None
+        size = self.augmentation.size_in(number, self.epochs) if self.schedule.train else None
         begin = 0
         for batch in batches:
             here = slice(begin, begin + len(batch))
             begin += len(batch)
             index = indices[here]
-            images = self.transform(index, None if draws is None else draws.take(here))
+            images = self.transform(index, None if draws is None else draws.take(here), size)
             yield self.normalise(images), self.labels[index]
 
-    def _draws(self, number: int, steps: range) -> Draws:
-        """The draws of this process's share of some steps; each step's are drawn for the whole batch."""
+    def _draws(self, number: int, steps: range, images: Tensor) -> Draws:
+        """The draws of this process's share of some steps, whose `images` are numbered; drawn for the whole batch."""
         schedule = self.schedule
         drawn = [
-            draw(self.augmentation, schedule.whole, self.size, seed_for(schedule.seed, number, step)).take(
+            draw(self.augmentation, schedule.whole, self.own, seed_for(schedule.seed, number, step)).take(
                 schedule.share
             )
             for step in steps
         ]
-        return Draws.together(drawn).to(self.device)
+        together = Draws.together(drawn)
+        if self.mirrored_first is not None:
+            view, index = images // schedule.count, images % schedule.count
+            together = dataclasses.replace(together, mirror=self.mirrored_first[index] ^ ((number + view) % 2 == 1))
+        return together.to(self.device)
 
 
 class _Files(Dataset[Any]):
@@ -172,18 +190,16 @@ class _Files(Dataset[Any]):
         split: Split,
         preprocessing: Preprocessing,
         augmentation: Augmentation | None,
+        epochs: int,
         seed: int,
         replace_bad: bool,
         desk: Desk,
     ) -> None:
         self.labels, self.channels, self.seed = split.labels, preprocessing.channels, seed
+        self.preprocessing, self.augmentation, self.epochs = preprocessing, augmentation, epochs
         self.replace_bad, self.desk = replace_bad, desk
-        self.train = augmentation is not None
-        self.transform: Callable[[Tensor], Tensor] = (
-            EvaluationTransform(preprocessing)
-            if augmentation is None
-            else TrainingTransform(preprocessing, augmentation)
-        )
+        self.evaluation = EvaluationTransform(preprocessing)
+        self.training: dict[tuple[int, int] | None, TrainingTransform] = {}  # by the size that it makes
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int, list[str]]:
         """The image, nothing where there is none, its label, and what is wrong with each file that was passed by."""
@@ -197,20 +213,26 @@ class _Files(Dataset[Any]):
             except DataError as error:
                 bad.append(str(error))  # an exception would reach the main process with the worker's traceback
                 continue
-            seed = seed_for(self.seed, epoch, chosen, 0, view) if view else seed_for(self.seed, epoch, chosen)
-            return self._transformed(image, seed), int(self.labels[chosen]), bad
+            return self._transformed(image, epoch, chosen, view), int(self.labels[chosen]), bad
         return None, 0, bad
 
-    def _transformed(self, image: Tensor, seed: int) -> Tensor:
-        if not self.train:
-            return self.transform(image)
+    def _transformed(self, image: Tensor, epoch: int, chosen: int, view: int) -> Tensor:
+        augmentation = self.augmentation
+        if augmentation is None:
+            return self.evaluation(image)
+        size = augmentation.size_in(epoch, self.epochs)
+        if size not in self.training:
+            self.training[size] = TrainingTransform(self.preprocessing, augmentation, size)
+        mirror = augmentation.flip == "alternate" and mirrored_first(self.seed, chosen) ^ bool((epoch + view) % 2)
         # torchvision draws from the global generator; seeding that of the CPU alone is a hundred times as fast as
         # `torch.manual_seed` within `torch.random.fork_rng`.
         generator = torch.default_generator
         state = generator.get_state()
         try:
-            generator.manual_seed(seed)
-            return self.transform(image)
+            generator.manual_seed(
+                seed_for(self.seed, epoch, chosen, 0, view) if view else seed_for(self.seed, epoch, chosen)
+            )
+            return self.training[size](image, mirror)
         finally:
             generator.set_state(state)
 
@@ -247,6 +269,7 @@ class FileLoader:
         device: torch.device,
         workers: int,
         skip_bad_images: bool,
+        epochs: int,
     ) -> None:
         assert not isinstance(split.images, Tensor)
         self.schedule, self.device, self.skip_bad_images = schedule, device, skip_bad_images
@@ -259,6 +282,7 @@ class FileLoader:
                 split,
                 preprocessing,
                 augmentation if schedule.train else None,
+                epochs,
                 schedule.seed,
                 skip_bad_images and schedule.train,
                 self.desk,
@@ -308,21 +332,42 @@ def make_loader(
     skip_bad_images: bool,
     rank: int = 0,
     world: int = 1,
+    balance: float = 0.0,
+    epochs: int = 1,
 ) -> Loader:
     """Batches of one split: shuffled, augmented and full for training; all images in order for evaluation.
 
     `batch_size` counts the images of all `world` processes; process `rank` gets its share of them. For training all
-    processes have the same number of steps. Raises `ConfigError` and `DataError`.
+    processes have the same number of steps. In training rare classes come more often by the power `balance`, 0 to 1,
+    and images have the size that goes with the epoch's place among `epochs`. Raises `ConfigError` and `DataError`.
     """
     if train and min(batch_size, len(split)) < world:
         raise ConfigError(
             f"a batch of {min(batch_size, len(split))} images cannot be shared by {world} processes; take fewer of "
             "them, or a larger --batch-size"
         )
-    schedule = Schedule(len(split), batch_size, seed, train, rank, world, augmentation.repeats if train else 1)
+    if train:
+        _check_border(augmentation, preprocessing, epochs)
+    order = None
+    if train and balance:
+        one_class_each(split.labels)
+        order = partial(balanced_order, split.labels, balance)
+    schedule = Schedule(len(split), batch_size, seed, train, rank, world, augmentation.repeats if train else 1, order)
     if isinstance(split.images, Tensor):
-        for name in ("policy", "erase", "image_size") if train else ():
+        for name in ("policy", "erase") if train else ():
             if getattr(augmentation, name) != getattr(Augmentation(), name):
                 raise ConfigError(f"augment.{name} is for image files, and these images are in memory; leave it out")
-        return MemoryLoader(split, preprocessing, schedule, augmentation, device)
-    return FileLoader(split, preprocessing, schedule, augmentation, device, workers, skip_bad_images)
+        return MemoryLoader(split, preprocessing, schedule, augmentation, device, epochs)
+    return FileLoader(split, preprocessing, schedule, augmentation, device, workers, skip_bad_images, epochs)
+
+
+def _check_border(augmentation: Augmentation, preprocessing: Preprocessing, epochs: int) -> None:
+    """Raise `ConfigError` where an image has not as many pixels as its mirrored border needs."""
+    if augmentation.border == "reflect":
+        sizes = [augmentation.size_in(epoch, epochs) or preprocessing.image_size for epoch in range(epochs)]
+        least = min(min(size) for size in sizes)
+        if augmentation.pad >= least:
+            raise ConfigError(
+                f"augment.pad is {augmentation.pad}, but images of {least} pixels have only {least - 1} to mirror at "
+                "their edge; use less, or augment.border mean"
+            )

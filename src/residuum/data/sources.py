@@ -1,5 +1,6 @@
 """Where images come from: the digits in the package, torchvision's datasets, image folders."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def open_dataset(
         return _open_small(catalog, splits, settings, channels, say)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
     size, crop = settings.image_size or catalog.image_size, CROP if settings.crop is None else settings.crop
-    preprocessing = Preprocessing(channels, size, mean, std, crop, settings.interpolation)
+    preprocessing = _as_told(Preprocessing(channels, size, mean, std, crop, settings.interpolation), settings)
     skipped: list[str] = []
     if "val" in splits:  # it is read for the first time after a whole epoch: what can be known before, is
         splits["val"] = _readable(splits["val"], settings.skip_bad_images, skipped)
@@ -100,11 +101,28 @@ def open_dataset(
     )
 
 
+def _as_told(preprocessing: Preprocessing, settings: DataSettings) -> Preprocessing:
+    """With mean and deviation of the settings: one number is for all channels, and grey images take the mean of all."""
+    told: dict[str, tuple[float, ...]] = {}
+    channels = preprocessing.channels
+    for name in ("mean", "std"):
+        values = getattr(settings, name)
+        if values is None:
+            continue
+        if len(values) not in (1, channels) and channels != 1:
+            raise ConfigError(
+                f"data.{name} is {quoted(values)}; the network takes {channels} channels, so give one number or "
+                f"{channels}"
+            )
+        told[name] = values if len(values) == channels else (sum(values) / len(values),) * channels
+    return dataclasses.replace(preprocessing, **told)  # type: ignore[arg-type]
+
+
 def _refuse_for_memory(settings: DataSettings) -> None:
-    """Raise `ConfigError` for what only image files have: images in memory are looked at as they are."""
+    """Raise `ConfigError` for what says how images are scaled, where they stay as they are."""
     for name, usual in (("crop", None), ("interpolation", "bilinear")):
         if getattr(settings, name) != usual:
-            raise ConfigError(f"data.{name} is for larger image files, and these small images stay as they are")
+            raise ConfigError(f"data.{name} is for images that are scaled, and these small ones stay as they are")
 
 
 # -- named datasets ----------------------------------------------------------------------------------------------------
@@ -116,9 +134,9 @@ def _open_named(catalog: Catalog, settings: DataSettings, channels: int, cache: 
             f"{catalog.name} has {catalog.channels} channel{'s' * (catalog.channels != 1)} but the model takes "
             f"{channels}; leave that out"
         )
-    if settings.image_size not in (None, catalog.image_size):
-        raise DataError(f"{catalog.name} keeps its own image size; leave out the image size, or give an image folder")
-    _refuse_for_memory(settings)
+    scaled = settings.image_size if settings.image_size != catalog.image_size else None
+    if scaled is None:
+        _refuse_for_memory(settings)
     classes = catalog.classes
     if catalog.name == "digits":
         train, test = _digits()
@@ -127,7 +145,11 @@ def _open_named(catalog: Catalog, settings: DataSettings, channels: int, cache: 
     chosen = torch.tensor(held_out(map(str, range(len(train))), train.labels.tolist(), settings.holdout))
     val = train.take(chosen) if chosen.any() else None
     train = train.take(~chosen)
-    return Dataset(classes, train, val, test, _measured(train), (), catalog.digest)
+    look = _as_told(_measured(train), settings)
+    if scaled is not None:
+        more: Any = {"image_size": scaled, "crop": settings.crop or 0.0, "interpolation": settings.interpolation}
+        look = dataclasses.replace(look, **more)
+    return Dataset(classes, train, val, test, look, (), catalog.digest)
 
 
 def _digits() -> tuple[Split, Split]:
@@ -235,7 +257,7 @@ def _open_small(
         made["train"],
         made.get("val"),
         made.get("test"),
-        _measured(made["train"]),
+        _as_told(_measured(made["train"]), settings),
         skipped,
         catalog.digest,
     )

@@ -66,9 +66,9 @@ def evaluate(
     model = load(source)
     catalog = scan(settings.path)
     preprocessing = _preprocessing(model, source, settings)
-    dataset = open_dataset(
-        catalog, replace(settings, image_size=None), channels=model.config.in_channels, cache=cache, say=say
-    )
+    # How images are looked at is the network's to say, so that small ones are all the same held as they are.
+    plain = replace(settings, image_size=None, crop=None, interpolation="bilinear", mean=None, std=None)
+    dataset = open_dataset(catalog, plain, channels=model.config.in_channels, cache=cache, say=say)
     subject = chosen_split(catalog, dataset, how.split)
     classes = model.classes or (subject.classes if len(subject.classes) == model.config.num_classes else None)
     if classes is None:
@@ -96,7 +96,7 @@ def evaluate(
     if not model.classes:
         about += " The weights do not name their classes: they are taken to be the data's, in order."
     found = joined(gathered(shard, world), labelled, classes, source=str(source), data=str(settings.path), about=about)
-    return found, Subject(subject.name, classes, labelled), preprocessing
+    return replace(found, split=subject.name), Subject(subject.name, classes, labelled), preprocessing
 
 
 def _preprocessing(model: ResNet, source: str | Path, settings: DataSettings) -> Preprocessing:

@@ -31,15 +31,30 @@ def freeze(model: ResNet, stages: int = 2, *, norms: bool = True) -> ResNet:
     0 stages leave stem and stages as they are. Names in the state dict stay, and so do the network's outputs in
     evaluation. Raises `ConfigError` for more stages than there are, and for a norm with a parametrisation.
     """
-    stem, *others, _ = model.parts()
-    if not 0 <= stages <= len(others):
-        raise ConfigError(f"stages is {stages}; this network has {len(others)}, so it must be 0 to that")
-    early = [layer for part in [stem, *others[:stages]] for layer in part.layers.values()] if stages else []
-    found = [m for part in ([model] if norms else early) for m in part.modules() if isinstance(m, _BatchNorm)]
+    most = len(model.stages)
+    if not 0 <= stages <= most:
+        raise ConfigError(f"stages is {stages}; this network has {most}, so it must be 0 to that")
+    return _freeze(model, stages + 1 if stages else 0, all_norms=norms)
+
+
+def freeze_parts(model: ResNet, parts: int) -> ResNet:
+    """Stop the training of the first parts, 1 being the stem and 2 the first stage too, and of their batch norms.
+
+    In place, otherwise as `freeze`; 0 leaves all as it is. The head is no part that can be frozen.
+    """
+    most = len(model.stages) + 1
+    if not 0 <= parts <= most:
+        raise ConfigError(f"parts is {parts}; this network has {most} before its head, so it must be 0 to that")
+    return _freeze(model, parts, all_norms=False)
+
+
+def _freeze(model: ResNet, parts: int, *, all_norms: bool) -> ResNet:
+    early = [layer for part in model.parts()[:parts] for layer in part.layers.values()]
+    found = [m for part in ([model] if all_norms else early) for m in part.modules() if isinstance(m, _BatchNorm)]
     if any(is_parametrized(norm) for norm in found):
         raise ConfigError("a batch norm with a parametrisation cannot be frozen; remove the parametrisation first")
-    for part in early:
-        part.requires_grad_(False)
+    for layer in early:
+        layer.requires_grad_(False)
     for norm in found:
         if norm.running_mean is not None:  # without running statistics evaluation takes the batch's, too
             norm.thawed, norm.__class__ = type(norm), FrozenBatchNorm  # type: ignore[assignment]

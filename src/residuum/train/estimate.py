@@ -1,18 +1,23 @@
 """What a run would take, from a few steps of it that are timed and thrown away. Nothing is written."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from residuum.data.catalog import Catalog, scan
 from residuum.devices import choose_precision, now, pick_device
+from residuum.errors import quoted
 from residuum.memory.planner import Planner, Speed
+from residuum.train.clock import Clock, waiting
 from residuum.train.execution import Execution
+from residuum.train.finetune import read_start
 from residuum.train.loggers import Callback
 from residuum.train.loop import step
+from residuum.train.losses import smoothed
+from residuum.train.mixing import mix
 from residuum.train.optim import learning_rate, state_kept
 from residuum.train.recipe import Recipe, check_fit
 from residuum.train.schedules import steps_of
@@ -37,6 +42,8 @@ class Estimate:
     seconds: float
     memory: int
     computing: str
+    waiting: float  # share of a step, 0 to 1
+    target: str  # of the first image that is mixed, class by class; empty where none are
 
     def rates(self, points: int = 5) -> tuple[tuple[int, float], ...]:
         """Steps, counted from 1, and their learning rates: the first, the highest, the last, and some on the way."""
@@ -44,6 +51,16 @@ class Estimate:
         peak = max(steps_of(recipe.schedule.warmup, total, recipe.epochs) - 1, 0)
         places = {round(i * (total - 1) / (points - 1)) for i in range(points)} | {peak}
         return tuple((place + 1, learning_rate(place, recipe, self.steps)) for place in sorted(places))
+
+    def curve(self, points: int) -> tuple[float, ...]:
+        """The highest learning rate within each of so many equal parts of the run, at least a step long."""
+        total = self.recipe.epochs * self.steps
+        points = min(points, total)
+        edges = [i * total // points for i in range(points + 1)]
+        return tuple(
+            max(learning_rate(place, self.recipe, self.steps) for place in {first, (first + last - 1) // 2, last - 1})
+            for first, last in pairwise(edges)
+        )
 
 
 def estimate(
@@ -62,12 +79,14 @@ def estimate(
     catalog = catalog or scan(recipe.data.path)
     check_fit(recipe, catalog)
     precision, why = choose_precision(recipe.precision, device)
-    recipe = recipe.replace(precision=precision)
+    recipe, weights = read_start(recipe.replace(precision=precision))
     with generators_kept(device):
-        job = prepare(recipe, execution, catalog, device, callbacks)
+        job = prepare(recipe, execution, catalog, device, callbacks, weights)
         memory = job.plan.peak if job.plan is not None else _memory(job)
-        steps, step_seconds = len(job.train), _step_seconds(job)
-        val = job.dataset.val
+        steps = len(job.train)
+        seconds: dict[str, float] = {}
+        step_seconds = _step_seconds(job, Clock(device, seconds))
+        val, target = job.dataset.val, _target(job)
         epoch = steps * step_seconds + (len(job.val) * _val_seconds(job) if job.val is not None else 0.0)
     return Estimate(
         recipe,
@@ -78,28 +97,61 @@ def estimate(
         recipe.epochs * epoch,
         memory,
         f"{device}, {precision} ({why})",
+        waiting(seconds),
+        target,
     )
 
 
-def _batches(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
-    for epoch in itertools.count():
+def _step_seconds(job: Job, clock: Clock) -> float:
+    """Of a step and of what its images take to come: the mean over the sizes that images have in the run.
+
+    The clock is left with the steps that are timed.
+    """
+    epochs = job.recipe.epochs
+    sizes = [job.recipe.augment.size_in(epoch, epochs) for epoch in range(epochs)]
+    return sum(sizes.count(size) * _seconds_in(job, sizes.index(size), clock) for size in set(sizes)) / epochs
+
+
+def _batches(job: Job, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
         yield from job.train.epoch(epoch)
 
 
-def _step_seconds(job: Job) -> float:
-    """Of a step and of what its images take to come."""
-    state, steps = job.state, len(job.train)
+def _seconds_in(job: Job, epoch: int, clock: Clock) -> float:
+    state, steps, earlier = job.state, len(job.train), dict(clock.seconds)
     state.network.train()
     begin = now(state.device)
-    for count, (images, labels) in enumerate(_batches(job), 1):
+    for count, (images, labels) in enumerate(clock.batches(_batches(job, epoch)), 1):
         state.progress.step %= steps
-        step(state, state.network, job.recipe, images, labels, steps)
+        step(state, state.network, job.recipe, images, labels, steps, clock.lap)
         seconds = now(state.device) - begin
+        clock.read()
         if count == WARM_UP:
+            clock.seconds.clear()
+            clock.seconds.update(earlier)
             begin = now(state.device)
         elif count > WARM_UP and (count == WARM_UP + STEPS or seconds > SECONDS):
             return seconds / (count - WARM_UP)
     raise AssertionError("epochs go on for ever")
+
+
+def _target(job: Job) -> str:
+    """`0.700 cat, 0.300 dog`: what the first image of a mixed step is trained to be, label smoothing included."""
+    recipe, classes = job.recipe, job.dataset.classes
+    settings = recipe.mixing
+    if not (settings.mixup or settings.cutmix):
+        return ""
+    images, labels = next(job.train.epoch(0))
+    mixed = mix(images, labels, mixup=settings.mixup, cutmix=settings.cutmix, seed=recipe.seed, epoch=0, step=0)
+    shares = mixed.targets(len(classes))[:1]
+    if recipe.loss.threshold is not None:
+        shares = (shares > recipe.loss.threshold).float()
+    row = smoothed(shares, recipe.loss.label_smoothing)[0].tolist()
+    order = sorted(range(len(row)), key=lambda label: -row[label])
+    named = [label for label in order if row[label] > min(row)]
+    words = [f"{row[label]:.3f} {quoted(classes[label], 40)}" for label in named]
+    others = len(row) - len(named)
+    return ", ".join([*words, *([f"{min(row):.3f} each of {others} others"] if others else [])])
 
 
 @torch.inference_mode()
@@ -121,7 +173,7 @@ def _memory(job: Job) -> int:
     recipe, network = job.recipe, job.state.network
     planner = Planner(
         network,
-        image_size=recipe.augment.image_size or job.dataset.preprocessing.image_size,
+        image_size=recipe.augment.largest_size or job.dataset.preprocessing.image_size,
         dtype=torch.bfloat16 if recipe.precision == "bf16" else None,
         optimizer=state_kept(recipe.optimizer),
         speed=_ANY,

@@ -3,12 +3,16 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
+
+from tyro.conf import arg
 
 from residuum.errors import ConfigError, quoted
 from residuum.files import cache_folder
 from residuum.units import parse_size
 from residuum.validation import AtLeast, Within, check, parse_toml, refuse_unknown, toml_lines
+
+Service = Literal["tensorboard", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class Execution:
     save_every: Annotated[float, Within("(0, 1e9]")] = 600.0
     # look at the test split once, after the last epoch
     test: bool = True
+    # services that are given the numbers of each epoch too; each is an extra of its name
+    log: Annotated[
+        tuple[Service, ...],
+        arg(metavar="{tensorboard,wandb,mlflow} ...", help_behavior_hint="(default: none)"),
+    ] = ()
 
     def __post_init__(self) -> None:
         check(self)

@@ -26,12 +26,12 @@ def param_groups(
     `decay` says what decays: `weights`, of convolutions and classifier, or `all`, norms and biases too (1512.03385).
     The factors multiply: `bias_lr` of every bias, `head_lr` of the classifier, `layer_decay` once for each layer above
     a parameter's own, where the head, each block and the stem are a layer. With `muon` the groups say whether they are
-    `orthogonal`, and `others_lr` is the factor of those that are not. Each parameter is in one group, frozen ones too,
-    for they may thaw.
+    `orthogonal`, and `others_lr` is the factor of those that are not. Each parameter is in one group; frozen ones too,
+    for they may thaw, in groups of their own: torch's fused SGD wants momentum for all of a group or for none.
     """
     depths = _depths(network)
     head = {id(p) for p in network.fc.parameters()}
-    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, float, bool], list[nn.Parameter]] = {}
     for name, p in network.named_parameters():
         orthogonal = muon and suits_muon(p)
         scale = layer_decay ** depths[id(p)]
@@ -42,11 +42,11 @@ def param_groups(
         if muon and not orthogonal:
             scale *= others_lr
         decays = decay == "all" or p.ndim > 1
-        groups.setdefault((decays, orthogonal, scale), []).append(p)
+        groups.setdefault((decays, orthogonal, scale, p.requires_grad), []).append(p)
     return [
         {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
         | ({"orthogonal": orthogonal} if muon else {})
-        for (decays, orthogonal, scale), parameters in groups.items()
+        for (decays, orthogonal, scale, _), parameters in groups.items()
     ]
 
 

@@ -6,9 +6,9 @@ that one wrapped or compiled), loaders, and callbacks that are told numbers.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from residuum.data.augmentation import seed_for
 from residuum.data.loaders import Loader
 from residuum.errors import DataError, DivergedError, first_line
 from residuum.nn.stochastic_depth import seed_stochastic_depth
+from residuum.train.clock import Clock, Phase
+from residuum.train.finetune import thaw_in_time
 from residuum.train.loggers import Callback, Snapshot
 from residuum.train.mixing import mix
 from residuum.train.optim import learning_rate, make_loss, set_learning_rate
@@ -30,9 +32,8 @@ LOOK_STEPS = 50  # steps after which the loss is read at the latest
 
 @dataclass
 class Pace:
-    """What the loop has seen of time: since when it counts, and what it has done since."""
+    """When the loop last looked and saved, and what it has done since."""
 
-    began: float = field(default_factory=time.monotonic)
     looked: float = field(default_factory=time.monotonic)
     steps: int = 0
     steps_looked: int = 0
@@ -51,44 +52,58 @@ def train_epochs(
     save: Callable[[], None] = lambda: None,
     save_every: float = math.inf,
     stopped: Callable[[], bool] = lambda: False,
+    watched: Callable[[Iterator[Any]], Iterator[Any]] = iter,
 ) -> None:
     """Train from where the state is to the last epoch, or to the step at which `stopped` says so.
 
     `save` is called after each epoch, every `save_every` seconds within one, when stopped and when the data fails, but
     never after a loss that is no number. Raises `DivergedError` for such a loss and `DataError` for images that cannot
-    be read; what was saved before is then the state to go on from.
+    be read; what was saved before is then the state to go on from. `watched` may look at what is done with each epoch's
+    batches, and gives them on unchanged.
     """
     progress, steps = state.progress, len(train)
     state.network.train()
-    pace = Pace()
+    pace, clock = Pace(), Clock(state.device, progress.spent)
+
+    def save_now() -> None:
+        clock.lap("other")
+        clock.read()  # what is saved holds the time that it took to get there
+        save()
+        clock.lap("save")
+        pace.saved = time.monotonic()
+
     while progress.epoch < recipe.epochs and not stopped():
         begin, before = time.monotonic(), progress.seconds
         try:
-            for images, labels in train.epoch(progress.epoch, progress.step):
-                step(state, net, recipe, images, labels, steps)
+            for images, labels in watched(clock.batches(train.epoch(progress.epoch, progress.step))):
+                step(state, net, recipe, images, labels, steps, clock.lap)
                 pace.steps, pace.images = pace.steps + 1, pace.images + len(labels)
                 progress.seconds = before + time.monotonic() - begin
-                _look(state, recipe, steps, pace, callbacks)
+                _look(state, recipe, steps, val, pace, clock, callbacks)
                 if stopped() and progress.step < steps:
                     break
                 if time.monotonic() - pace.saved > save_every:
                     check_finite(state, recipe)
-                    save()
-                    pace.saved = time.monotonic()
+                    save_now()
             check_finite(state, recipe)
             if progress.step == steps:
-                _finish_epoch(state, recipe, steps, val, before + time.monotonic() - begin, callbacks)
+                _finish_epoch(state, recipe, steps, val, before + time.monotonic() - begin, clock, callbacks)
         except DataError:  # of a training image, or of one of the validation split: the steps taken are not lost
             if progress.epoch or progress.step:
                 check_finite(state, recipe)
-                save()
+                save_now()
             raise
-        save()
-        pace.saved = time.monotonic()
+        save_now()
 
 
 def step(
-    state: State, net: Callable[[Tensor], Tensor], recipe: Recipe, images: Tensor, labels: Tensor, steps: int
+    state: State,
+    net: Callable[[Tensor], Tensor],
+    recipe: Recipe,
+    images: Tensor,
+    labels: Tensor,
+    steps: int,
+    lap: Callable[[Phase], None] = lambda phase: None,
 ) -> None:
     """One step, everything random in it seeded by its place in the run; its sums are added to the progress."""
     progress = state.progress
@@ -97,6 +112,7 @@ def step(
     _seed(state.device, seed)  # dropout
     if recipe.model.stochastic_depth:
         seed_stochastic_depth(state.network, seed, seed)
+    thaw_in_time(state.network, recipe, number, recipe.epochs * steps)
     set_learning_rate(state.optimizer, learning_rate(number, recipe, steps))
     images, targets = _mixed(state, recipe, images, labels, steps)
     try:
@@ -106,7 +122,8 @@ def step(
             images,
             targets,
             bf16=recipe.precision == "bf16",
-            loss=make_loss(recipe.loss),
+            loss=make_loss(recipe.loss, weights=state.class_weights),
+            lap=lap,
         )
     except ValueError as error:  # torch's word for a norm that has one value to take a mean of
         if len(labels) > 1:
@@ -123,6 +140,7 @@ def step(
     progress.step += 1
     if loss.device.type == "cpu" and not math.isfinite(float(loss)):  # reading it costs nothing here
         check_finite(state, recipe)
+    lap("step")
 
 
 def _mixed(state: State, recipe: Recipe, images: Tensor, labels: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -163,12 +181,21 @@ def check_finite(state: State, recipe: Recipe) -> None:
         )
 
 
-def _look(state: State, recipe: Recipe, steps: int, pace: Pace, callbacks: Sequence[Callback]) -> None:
+def _look(
+    state: State,
+    recipe: Recipe,
+    steps: int,
+    val: Loader | None,
+    pace: Pace,
+    clock: Clock,
+    callbacks: Sequence[Callback],
+) -> None:
     """Now and then: see that the loss is a number, and tell how things stand."""
     now = time.monotonic()
     if now - pace.looked < LOOK_EVERY and pace.steps - pace.steps_looked < LOOK_STEPS:
         return
     check_finite(state, recipe)
+    clock.read()
     progress = state.progress
     done = progress.epoch * steps + progress.step
     snapshot = Snapshot(
@@ -179,7 +206,12 @@ def _look(state: State, recipe: Recipe, steps: int, pace: Pace, callbacks: Seque
         loss=float(progress.losses[: progress.step].mean()),
         accuracy=float(progress.correct) / progress.seen,
         images_per_second=pace.images / max(now - pace.looked, 1e-9),
-        seconds_left=(recipe.epochs * steps - done) * (now - pace.began) / pace.steps,
+        seconds_left=clock.left(
+            recipe.epochs * steps - done, recipe.epochs - progress.epoch, len(val) if val is not None else 0
+        ),
+        images=progress.seen,
+        val_accuracy=progress.history[-1].get("val_accuracy") if progress.history else None,
+        seconds=dict(progress.spent),
     )
     for callback in callbacks:
         callback.look(snapshot)
@@ -187,7 +219,13 @@ def _look(state: State, recipe: Recipe, steps: int, pace: Pace, callbacks: Seque
 
 
 def _finish_epoch(
-    state: State, recipe: Recipe, steps: int, val: Loader | None, seconds: float, callbacks: Sequence[Callback]
+    state: State,
+    recipe: Recipe,
+    steps: int,
+    val: Loader | None,
+    seconds: float,
+    clock: Clock,
+    callbacks: Sequence[Callback],
 ) -> None:
     """Evaluate, and note the epoch in the history."""
     progress = state.progress
@@ -197,15 +235,20 @@ def _finish_epoch(
         "train_loss": float(progress.losses.cpu().double().mean()),
         "train_accuracy": float(progress.correct) / progress.seen,
     }
+    clock.lap("other")
     if val is not None:
         found = look_at(state.result, val, "val", recipe, callbacks)
         row |= {"val_loss": found.loss, "val_accuracy": found.accuracy}
+        clock.lap("evaluate")
+    clock.read()
     last = (progress.epoch + 1) * steps - 1
     row |= {
         "learning_rate": learning_rate(last, recipe, steps),
         "images_per_second": progress.seen / spent,
         "seconds": spent,
+        **{f"seconds_{phase}": progress.spent[phase] for phase in get_args(Phase) if phase in progress.spent},
     }
+    progress.spent.clear()
     progress.history.append(row)
     progress.seconds = seconds
     progress.epoch += 1

@@ -20,11 +20,20 @@ def smoothed(targets: Tensor, label_smoothing: float) -> Tensor:
     return targets * (1 - label_smoothing) + label_smoothing / targets.shape[1] if label_smoothing else targets
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Mean over the images (N, classes) of the cross-entropy of softmax(logits), in fp32 at the least."""
+def cross_entropy(
+    logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """Mean over the images (N, classes) of the cross-entropy of softmax(logits), in fp32 at the least.
+
+    With `weights` of classes (classes,) an image counts by that of its class, before smoothing; of a mixed image, by
+    the mean over its shares. The mean is still that over images.
+    """
     logits = _wide(logits)
     targets = targets if targets.ndim == 1 else targets.to(logits.dtype)
-    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    if weights is None:
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    return (losses * _of_images(weights, targets, losses)).mean()
 
 
 def binary_cross_entropy(
@@ -34,18 +43,24 @@ def binary_cross_entropy(
     label_smoothing: float = 0.0,
     threshold: float | None = None,
     sum_classes: bool = False,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Whether each class is in the image, asked apart: mean over images (N, classes) and classes, in fp32 or wider.
 
     With a `threshold` a class whose share is above it is wholly in the image and any other not at all, so that an
     image mixed of two has two classes, not shares of two (2110.00476); smoothing comes after it. `sum_classes` adds
     up the classes of an image before the mean over images: `classes` times the loss, so its learning rate is another.
+    `weights` are as for `cross_entropy`.
     """
     logits = _wide(logits)
-    targets = soft_targets(targets, logits.shape[1])
-    if threshold is not None:
-        targets = targets > threshold
-    loss = F.binary_cross_entropy_with_logits(logits, smoothed(targets.to(logits.dtype), label_smoothing))
+    shares = soft_targets(targets, logits.shape[1])
+    wanted = shares if threshold is None else shares > threshold
+    wanted = smoothed(wanted.to(logits.dtype), label_smoothing)
+    if weights is None:
+        loss = F.binary_cross_entropy_with_logits(logits, wanted)
+    else:
+        losses = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
+        loss = (losses * _of_images(weights, targets, losses)).mean()
     return loss * logits.shape[1] if sum_classes else loss
 
 
@@ -59,6 +74,12 @@ def right_answers(logits: Tensor, targets: Tensor) -> Tensor:
     if targets.ndim == 1:
         return (answers == targets).sum()
     return targets.gather(1, answers[:, None]).sum(dtype=_exact(targets.device))
+
+
+def _of_images(weights: Tensor, targets: Tensor, like: Tensor) -> Tensor:
+    """The weight of each image (N,), by its class (N,) or its shares of classes (N, classes)."""
+    weights = weights.to(like.device, like.dtype)
+    return weights[targets] if targets.ndim == 1 else targets.to(like.dtype) @ weights
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from residuum.nn.resnet import ResNet
@@ -46,6 +47,13 @@ def make_optimizer(network: ResNet, settings: OptimizerSettings) -> torch.optim.
     if settings.clip is not None:
         optimizer.register_step_pre_hook(partial(_clip, settings.clip))
     return optimizer
+
+
+def set_norm_momentum(network: nn.Module, momentum: float) -> None:
+    """Let each step's statistics have this share in the running ones of every batch norm; torch's is 0.1."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = momentum
 
 
 def _clip(largest: float, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -91,14 +99,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
-def make_loss(settings: LossSettings, *, train: bool = True) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of logits (N, classes) and targets, ids or shares; without smoothing where it is not to `train`."""
+def make_loss(
+    settings: LossSettings, *, train: bool = True, weights: Tensor | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of logits (N, classes) and targets, ids or shares; without smoothing where it is not to `train`.
+
+    `weights` are those of classes (classes,), None for all alike.
+    """
     label_smoothing = settings.label_smoothing if train else 0.0
     if settings.name == "ce":
-        return partial(cross_entropy, label_smoothing=label_smoothing)
+        return partial(cross_entropy, label_smoothing=label_smoothing, weights=weights)
     return partial(
         binary_cross_entropy,
         label_smoothing=label_smoothing,
+        weights=weights,
         threshold=settings.threshold,
         sum_classes=settings.sum_classes,
     )
@@ -108,7 +122,8 @@ def make_average(network: nn.Module, settings: AverageSettings, total: int) -> A
     """The moving average of a network's parameters and buffers over a window of the `total` steps, or None.
 
     While fewer steps than the window have been taken it is their plain mean, so that the first weights do not stay in
-    it. Whole numbers, such as how many batches a norm has seen, are the network's own.
+    it. Whole numbers, such as how many batches a norm has seen, are the network's own, and so are all buffers where the
+    settings say so.
     """
     if settings.window == 0:
         return None
@@ -122,4 +137,4 @@ def make_average(network: nn.Module, settings: AverageSettings, total: int) -> A
             else:
                 mean.copy_(value)
 
-    return AveragedModel(network, multi_avg_fn=mix, use_buffers=True)
+    return AveragedModel(network, multi_avg_fn=mix, use_buffers=settings.buffers == "average")

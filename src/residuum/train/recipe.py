@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from tyro.conf import arg
 
 from residuum.config import ResNetConfig
-from residuum.data.catalog import Catalog, scan
+from residuum.data.catalog import Catalog, scan, split_files
 from residuum.data.settings import SMALL_IMAGE, Augmentation, DataSettings
 from residuum.errors import ConfigError, nearest, quoted
 from residuum.files import read_text
@@ -55,6 +55,8 @@ class OptimizerSettings:
     others_lr: Annotated[float, Within("[0, 1000]")] = 1.0
     # largest norm of all gradients together; where left out it is 1 for lamb and without bound for the others
     clip: Annotated[float | None, Within("(0, 1e9]")] = None
+    # share that a step's statistics have in the running ones of batch norms
+    norm_momentum: Annotated[float, Within("(0, 1]")] = 0.1
 
     def __post_init__(self) -> None:
         check(self, "optimizer")
@@ -145,9 +147,44 @@ class AverageSettings:
 
     # share of the run's steps that the average reaches back; 0 keeps no average
     window: Annotated[float, Within("[0, 1)")] = 0.0
+    # running statistics of norms and other buffers: average them as weights, or copy the network's
+    buffers: Literal["average", "copy"] = "average"
 
     def __post_init__(self) -> None:
         check(self, "average")
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """Weights that training starts from, and which parts of the network learn."""
+
+    # file, run folder or reference, such as torchvision:resnet50.IMAGENET1K_V2; left out, the network starts from
+    # nothing
+    weights: Annotated[str | None, arg(aliases=("--weights",))] = None
+    # which network of a file that holds several
+    prefix: str | None = None
+    # SHA-256 of the weights, written down when a run begins; others are then refused
+    sha256: str | None = None
+    # number of parts from the input that do not learn, statistics of their norms included: 1 is the stem, 2 the first
+    # stage too, and so on
+    freeze: Annotated[int, AtLeast(0), arg(aliases=("--freeze",))] = 0
+    # when frozen parts learn again: after a share of the run below 1, after so many epochs from 1 on; 0 is never
+    thaw: Annotated[float, Within("[0, 1e6]")] = 0.0
+    # classifier: auto keeps that of the weights where it is for the same classes, and starts a new one otherwise; new;
+    # zero starts one at 0 (1912.11370)
+    head: Literal["auto", "new", "zero"] = "auto"
+
+    def __post_init__(self) -> None:
+        check(self, "finetune")
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if self.weights is None and value != f.default:
+                raise ConfigError(
+                    f"finetune.{f.name} is {quoted(value)}, but there are no weights to start from; name them by "
+                    "--weights"
+                )
+        if self.thaw and not self.freeze:
+            raise ConfigError(f"finetune.thaw is {self.thaw:g}, but nothing is frozen; set finetune.freeze")
 
 
 @dataclass(frozen=True)
@@ -178,9 +215,12 @@ class Recipe:
     mixing: MixingSettings = field(default_factory=MixingSettings)
     # a moving average of the weights
     average: AverageSettings = field(default_factory=AverageSettings)
+    # weights that training starts from
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
 
     def __post_init__(self) -> None:
         check(self)
+        self._check_finetune()
         schedule = self.schedule
         if schedule.warmup >= self.epochs:
             raise ConfigError(
@@ -190,17 +230,45 @@ class Recipe:
         if schedule.min_lr > self.optimizer.lr:
             raise ConfigError(f"schedule.min_lr is {schedule.min_lr:g}, above optimizer.lr, {self.optimizer.lr:g}")
 
+    def _check_finetune(self) -> None:
+        settings, stages = self.finetune, len(self.model.depths)
+        if settings.freeze > stages + 1:
+            raise ConfigError(
+                f"finetune.freeze is {settings.freeze}; it must be at most {stages + 1}, the stem and all {stages} "
+                "stages"
+            )
+        if settings.thaw >= max(self.epochs, 1):
+            raise ConfigError(
+                f"finetune.thaw is {settings.thaw:g} epochs but the run has {self.epochs}; give a share below 1, or "
+                "more epochs"
+            )
+
     @classmethod
-    def default(cls, data: str | Path | Catalog = "digits", model: str | None = None) -> Self:
+    def default(
+        cls,
+        data: str | Path | Catalog = "digits",
+        model: str | None = None,
+        weights: str | Path | None = None,
+        prefix: str | None = None,
+    ) -> Self:
         """What `residuum train --data ...` does by itself: a network and a schedule that fit the data.
 
-        `data` is a dataset's name, a folder or its catalog; `model` is a preset in place of the usual one. Raises
-        `DataError` for data that cannot be found and `ConfigError` for an unknown preset.
+        `data` is a dataset's name, a folder or its catalog; `model` is a preset in place of the usual one. With
+        `weights` to start from, which `prefix` chooses in a file of several, the network is theirs, images are
+        looked at as they want it, and the named recipe `finetune` goes over that of the data. Raises `DataError` for
+        data that cannot be found, `ConfigError` for an unknown preset or one that the weights are not of, and
+        `WeightsError` for weights that cannot be read.
         """
         catalog = data if isinstance(data, Catalog) else scan(str(data))
         name, fields = _usual(catalog)
+        fields = {"data.path": catalog.name} | fields
+        if weights is not None:
+            from residuum.train.start import fields_of_weights  # only then is torch needed
+
+            fields |= named_recipe("finetune").fields_for(train_images(catalog))
+            return cls().replace(fields | fields_of_weights(str(weights), prefix, model, catalog))
         config = preset(model or name).replace(in_channels=catalog.channels, num_classes=len(catalog.classes))
-        return cls(model=config).replace({"data.path": catalog.name} | fields)
+        return cls(model=config).replace(fields)
 
     def replace(self, changes: Mapping[str, Any] | None = None, /, **more: Any) -> Self:
         """A copy with some fields changed, checked as a new one is.
@@ -250,6 +318,7 @@ SECTIONS: dict[str, Any] = {
     "loss": LossSettings,
     "mixing": MixingSettings,
     "average": AverageSettings,
+    "finetune": FinetuneSettings,
 }
 NAMES = tuple(
     name
@@ -305,7 +374,7 @@ def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
 # -- defaults of the data ----------------------------------------------------------------------------------------------
 
 _SMALL: dict[str, Any] = {
-    "epochs": 30, "batch_size": 128, "optimizer.lr": 0.4, "augment.pad": 4, "augment.flip": True
+    "epochs": 30, "batch_size": 128, "optimizer.lr": 0.4, "augment.pad": 4, "augment.flip": "random"
 }  # fmt: skip
 _BY_DATA: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": ("digits_resnet", {}),
@@ -314,7 +383,7 @@ _BY_DATA: dict[str, tuple[str, dict[str, Any]]] = {
     "fashion-mnist": ("cifar_resnet20", _SMALL | {"augment.pad": 2}),
 }
 _PHOTOGRAPHS: tuple[str, dict[str, Any]] = ("resnet18", {
-    "epochs": 90, "schedule.warmup": 0.05, "augment.crop_scale": (0.08, 1.0), "augment.pad": 0, "augment.flip": True
+    "epochs": 90, "schedule.warmup": 0.05, "augment.crop_scale": (0.08, 1.0), "augment.pad": 0, "augment.flip": "random"
 })  # fmt: skip
 
 
@@ -323,6 +392,16 @@ def _usual(catalog: Catalog) -> tuple[str, dict[str, Any]]:
     if catalog.name in _BY_DATA:
         return _BY_DATA[catalog.name]
     return _BY_DATA["cifar10"] if catalog.image_size and max(catalog.image_size) <= SMALL_IMAGE else _PHOTOGRAPHS
+
+
+def train_images(catalog: Catalog, holdout: float = DataSettings.holdout) -> int:
+    """How many images are trained on; of a named dataset, whose images are split as they are read, about so many."""
+    if catalog.files:
+        return len(split_files(catalog, holdout)["train"])
+    return round(_IMAGES[catalog.name] * (1 - holdout))
+
+
+_IMAGES = {"digits": 1438, "cifar10": 50_000, "cifar100": 50_000, "fashion-mnist": 60_000}  # not for testing
 
 
 def check_fit(recipe: Recipe, catalog: Catalog) -> None:
@@ -343,21 +422,21 @@ def check_fit(recipe: Recipe, catalog: Catalog) -> None:
 # -- recipe files ------------------------------------------------------------------------------------------------------
 
 
-def read_recipe(source: str | Path) -> dict[str, Any]:
+def read_recipe(source: str | Path, images: int | None = None) -> dict[str, Any]:
     """What a named recipe or a recipe file says, by dotted name; raises `ConfigError`. `model.preset` may be among it.
 
     A file holds any part of a recipe: what it leaves out, the data decides. With `recipe = "NAME"` it goes over the
-    named one.
+    named one. What a named recipe makes of the number of training `images` is among it where that is given.
     """
     path = Path(source)
     if path.name == str(source) and not path.suffix and len(path.name) < 100 and not path.is_file():
-        return dict(named_recipe(path.name).fields)
+        return named_recipe(path.name).fields_for(images)
     text = read_text(path, ConfigError)
     try:
         values = parse_toml(text)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    found: dict[str, Any] = _named_within(values.pop("recipe", None), path)
+    found: dict[str, Any] = _named_within(values.pop("recipe", None), path, images)
     for name, value in values.items():
         if name in SECTIONS and not isinstance(value, dict):
             example = "preset" if name == "model" else dataclasses.fields(SECTIONS[name])[0].name
@@ -374,12 +453,12 @@ def read_recipe(source: str | Path) -> dict[str, Any]:
     return found
 
 
-def _named_within(name: Any, path: Path) -> dict[str, Any]:
+def _named_within(name: Any, path: Path, images: int | None) -> dict[str, Any]:
     """The fields of the named recipe that a file goes over; none where it names none."""
     if name is None:
         return {}
     try:
-        return dict(named_recipe(name).fields)
+        return named_recipe(name).fields_for(images)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 

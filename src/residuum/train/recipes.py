@@ -4,7 +4,8 @@ A named recipe holds a part of a recipe, as a recipe file does: what it leaves o
 where ours still departs from what was published; `reproduced` is empty until a run of ours has shown the figure.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -15,17 +16,23 @@ from residuum.validation import toml_lines
 
 @dataclass(frozen=True)
 class NamedRecipe:
-    """A recipe of a paper or library. `fields` go by dotted name, with `model.preset` among them."""
+    """A recipe, of a paper or library where `source` is one. `fields` go by dotted name, maybe `model.preset` too."""
 
     title: str
     data: str
     fields: Mapping[str, Any]
     source: str
-    # preset to published top-1 accuracy in percent
+    # preset to published top-1 accuracy in percent; none where no figure was published
     top1: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     differs: tuple[str, ...] = ()
     # run, seeds and hours that reached it here, or empty
     reproduced: str = ""
+    # what changes with the number of training images
+    sized: Callable[[int], Mapping[str, Any]] | None = None
+
+    def fields_for(self, images: int | None) -> dict[str, Any]:
+        """The fields for so many training images; as they stand where that is not known."""
+        return dict(self.fields) | dict(self.sized(images) if self.sized is not None and images is not None else {})
 
     def to_toml(self) -> str:
         """The fields in tables, as a recipe file has them."""
@@ -37,7 +44,8 @@ class NamedRecipe:
         return toml_lines(flat | tables)  # a table would swallow what comes after it
 
 
-_PHOTOGRAPHS: dict[str, Any] = {"data.image_size": (224, 224), "augment.crop_scale": (0.08, 1.0), "augment.flip": True}
+_CROPPED: dict[str, Any] = {"augment.crop_scale": (0.08, 1.0), "augment.flip": "random"}
+_PHOTOGRAPHS: dict[str, Any] = _CROPPED | {"data.image_size": (224, 224)}
 
 _HE: dict[str, Any] = {
     "model.zero_init_residual": False,
@@ -62,6 +70,37 @@ _RSB_DIFFERS = (
     "timm's RandAugment has other operations and draws magnitudes around 7 of 10 (6 for A3); here 21 (18) of 30",
 )
 
+_BIT: dict[str, Any] = {
+    "optimizer.name": "sgd", "optimizer.lr": 0.003, "optimizer.momentum": 0.9, "optimizer.nesterov": False,
+    "optimizer.weight_decay": 0.0,
+    "schedule.name": "step", "schedule.warmup": 0.025, "schedule.milestones": (0.3, 0.6, 0.9), "schedule.factor": 0.1,
+    "loss.name": "ce", "loss.label_smoothing": 0.0, "mixing.mixup": 0.1, "finetune.head": "zero",
+}  # fmt: skip
+
+
+def _bit(images: int) -> dict[str, Any]:
+    """BiT's HyperRule: 500, 10,000 or 20,000 steps, and what goes with them."""
+    steps = 500 if images < 20_000 else 10_000 if images < 500_000 else 20_000
+    found: dict[str, Any] = {
+        "epochs": round(steps / max(1, images // 512)) or 1,
+        "schedule.warmup": min(500, steps // 5) / steps,
+    }
+    return found | ({"schedule.milestones": (0.4, 0.6, 0.8), "mixing.mixup": 0.0} if steps == 500 else {})
+
+
+def _finetuned(images: int) -> dict[str, Any]:
+    """600 steps, in 10 to 100 epochs; of few images a batch that leaves none or next to none of them out."""
+    batch = _BATCH
+    if images < 32 * _BATCH:
+        least = _BATCH // 2 if images < 4 * _BATCH else _BATCH * 3 // 4
+        sizes = range(max(2, min(images, least)), min(max(images, 2), _BATCH) + 1)
+        batch = min(sizes, key=lambda size: (images % size, -size))
+    epochs = math.ceil(600 / max(1, images // batch))
+    return {"batch_size": batch, "epochs": min(max(epochs, 10), 100)}
+
+
+_BATCH = 64
+
 RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
     {
         "he2015": NamedRecipe(
@@ -78,7 +117,7 @@ RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
             data="CIFAR-10",
             fields=_HE
             | {"model.preset": "cifar_resnet20", "epochs": 182, "batch_size": 128, "schedule.milestones": (0.5, 0.75)}
-            | {"augment.pad": 4, "augment.flip": True},
+            | {"augment.pad": 4, "augment.flip": "random"},
             source="1512.03385, section 4.2 and table 6",
             top1={
                 "cifar_resnet20": 91.25,
@@ -162,6 +201,99 @@ RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
             source=_RSB_SOURCE,
             top1={"resnet50": 78.052},
             differs=_RSB_DIFFERS,
+        ),
+        "rs": NamedRecipe(
+            title="Revisiting ResNets, ResNet-RS-50 at 160 pixels",
+            data="ImageNet-1k",
+            fields=_CROPPED
+            | {
+                "model.preset": "resnetrs50",
+                "model.activation": "silu",
+                "model.dropout": 0.25,
+                "epochs": 350,
+                "batch_size": 4096,
+                "data.image_size": (160, 160),
+                "augment.policy": "rand:2:30",
+                "optimizer.name": "sgd",
+                "optimizer.lr": 1.6,
+                "optimizer.momentum": 0.9,
+                "optimizer.nesterov": False,
+                "optimizer.weight_decay": 4e-5,
+                "schedule.name": "cosine",
+                "schedule.warmup": 5.0,
+                "loss.name": "ce",
+                "loss.label_smoothing": 0.1,
+                "average.window": 0.0916,
+            },
+            source="2103.07579 and TensorFlow's resnetrs50_i160",
+            top1={"resnetrs50": 79.1},
+            differs=("TensorFlow's RandAugment has other operations, at 10, their largest magnitude; here 30 of 30",),
+        ),
+        "bit": NamedRecipe(
+            title="Big Transfer's HyperRule: from BiT's weights to other images, by their number",
+            data="ImageNet-1k",
+            fields=_BIT
+            | {
+                "model.preset": "resnetv2_50x1_bit",
+                "epochs": 8,
+                "batch_size": 512,
+                "data.image_size": (480, 480),
+                "data.crop": 0.0,
+                "augment.crop_scale": (0.879, 0.879),
+                "augment.flip": "random",
+            },
+            source="1912.11370 and its authors' big_transfer",
+            top1={"resnetv2_50x1_bit": 80.68},
+            differs=(
+                "a crop of 480 of 512 pixels is one of the same share of the area here, of varying shape",
+                "the HyperRule takes images below 96 pixels at 128 of 160: data.image_size and augment.crop_scale 0.64",
+            ),
+            sized=_bit,
+        ),
+        "fast-cifar": NamedRecipe(
+            title="A short run on CIFAR-10: what airbench and hlb-CIFAR10 do that a residual network can use",
+            data="CIFAR-10",
+            fields={
+                "model.preset": "cifar_resnet20",
+                "epochs": 20,
+                "batch_size": 512,
+                "augment.pad": 4,
+                "augment.border": "reflect",
+                "augment.flip": "alternate",
+                "optimizer.name": "sgd",
+                "optimizer.lr": 1.2,
+                "optimizer.momentum": 0.9,
+                "optimizer.nesterov": True,
+                "optimizer.weight_decay": 5e-4,
+                "schedule.name": "triangle",
+                "schedule.warmup": 0.23,
+                "schedule.warmup_start": 0.2,
+                "loss.name": "ce",
+                "loss.label_smoothing": 0.1,
+            },
+            source="schedule, border and alternating mirrors of 2404.00498",
+            differs=("2404.00498 has another network, optimizer settings and initialisation of its own",),
+        ),
+        "finetune": NamedRecipe(
+            title="From weights to other images: the default where weights are given",
+            data="any",
+            fields={
+                "epochs": 10,
+                "batch_size": _BATCH,
+                "optimizer.name": "sgd",
+                "optimizer.lr": 0.01,
+                "optimizer.momentum": 0.9,
+                "optimizer.nesterov": True,
+                "optimizer.weight_decay": 1e-4,
+                "optimizer.head_lr": 10.0,
+                "optimizer.layer_decay": 0.9,
+                "schedule.name": "cosine",
+                "schedule.warmup": 0.1,
+                "loss.label_smoothing": 0.1,
+            },
+            source="optimizer and rate of 1805.08974; a rate that falls with depth from 1801.06146",
+            differs=("1805.08974 searches rate and weight decay for each dataset, in 20,000 steps of 256 images",),
+            sized=_finetuned,
         ),
     }
 )

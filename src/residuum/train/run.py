@@ -2,6 +2,7 @@
 
 recipe.toml            the recipe, every default filled in
 execution.toml         how it was carried out: device, workers, memory
+environment.json       with which code, libraries and device, and from which epoch on
 data.json              what it was trained on: classes, files of each class, and a digest of all
 metrics.jsonl          one line per finished epoch; the last one also tells of the test split
 weights.safetensors    the network's weights, with its config, classes and preprocessing in the metadata
@@ -120,13 +121,30 @@ class Run:
             raise RunError(f"{named} is not a run that can be resumed: {error.strerror}") from None
         if missing:
             raise RunError(f"{named} is not a run that can be resumed: it has no {' and no '.join(missing)}")
-        recipe: Recipe = self._read("recipe.toml", Recipe.from_toml)
+        recipe = self.recipe()
         execution = (
             self._read("execution.toml", Execution.from_toml)
             if (self.path / "execution.toml").is_file()
             else Execution()
         )
-        return recipe, execution, self._read("data.json", DataRecord.from_json)
+        return recipe, execution, self.data()
+
+    def recipe(self) -> Recipe:
+        """What is trained; raises `RunError`."""
+        recipe: Recipe = self._read("recipe.toml", Recipe.from_toml)
+        return recipe
+
+    def data(self) -> DataRecord:
+        """What it is trained on; raises `RunError`."""
+        data: DataRecord = self._read("data.json", DataRecord.from_json)
+        return data
+
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`, none where there is no such file yet; raises `RunError`."""
+        if not (self.path / "metrics.jsonl").exists():
+            return []
+        rows: list[dict[str, Any]] = self._read("metrics.jsonl", _rows)
+        return rows
 
     def _read(self, name: str, parse: Callable[[str], Any]) -> Any:
         try:
@@ -187,6 +205,13 @@ class Run:
             if history:
                 axes.legend(frameon=False)
         write_whole(self.path / "curves.png", lambda partial: figure.savefig(partial, dpi=130), RunError)
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in text.splitlines()]
+    if not all(isinstance(row, dict) and row.get("epoch") == number for number, row in enumerate(rows, 1)):
+        raise ValueError("its lines are not one for each epoch")
+    return rows
 
 
 def _read_state(path: Path) -> dict[str, Any]:

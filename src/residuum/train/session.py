@@ -11,8 +11,10 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from residuum.config import ResNetConfig
+from residuum.data.balance import class_weights
 from residuum.data.catalog import Catalog, scan
 from residuum.data.loaders import Loader, make_loader
 from residuum.data.sources import Dataset, Split, open_dataset
@@ -21,14 +23,21 @@ from residuum.errors import ConfigError, DataError, RunError, WeightsError, quot
 from residuum.memory.in_place import choose_in_place
 from residuum.memory.planner import Plan, Planner
 from residuum.nn.resnet import ResNet
+from residuum.train import environment
+from residuum.train.bottleneck import WaitingForData, in_words, of_rows
+from residuum.train.clock import Clock
 from residuum.train.execution import Execution
+from residuum.train.finetune import freeze_for, frozen_parts, read_start, take_weights
 from residuum.train.loggers import Beginning, Callback, ConsoleLogger
 from residuum.train.loop import look_at, train_epochs
-from residuum.train.optim import make_average, make_optimizer, state_kept
+from residuum.train.optim import make_average, make_optimizer, set_norm_momentum, state_kept
+from residuum.train.profiling import Profile
 from residuum.train.recipe import Recipe, check_fit, differences
 from residuum.train.run import DataRecord, Run, free_folder, refuse_existing
 from residuum.train.state import State
+from residuum.train.trackers import need_trackers, open_trackers
 from residuum.units import parse_size, show_size
+from residuum.weights.checkpoint import Checkpoint
 from residuum.weights.files import write_ours
 
 # Fields of the recipe that may change when a run is resumed: where the same files lie, and whether one that cannot be
@@ -58,14 +67,16 @@ def fit(
     execution: Execution | None = None,
     callbacks: Sequence[Callback] | None = None,
     catalog: Catalog | None = None,
+    profile: int = 0,
 ) -> Result:
     """Train anew into the folder `out`, `runs/DATA-N` where left out; without `callbacks` it tells the console.
 
     Nothing is written before data, device and network are found to be right. Ctrl-C and SIGTERM end it at the next step
-    with everything saved. A `catalog` of the recipe's data that is at hand saves scanning it again. Raises
-    `ResiduumError`.
+    with everything saved. A `catalog` of the recipe's data that is at hand saves scanning it again. `profile` is the
+    number of steps that are profiled, into the run folder. Raises `ResiduumError`.
     """
     execution = execution or Execution()
+    need_trackers(execution)
     callbacks = (ConsoleLogger(),) if callbacks is None else callbacks
     device = pick_device(execution.device)
     path = Path(out) if out is not None else free_folder(Path("runs"), recipe.data.path)
@@ -74,14 +85,17 @@ def fit(
     check_fit(recipe, catalog)
     precision, why = choose_precision(recipe.precision, device)
     recipe = recipe.replace({"data.path": _absolute(catalog), "precision": precision})
+    recipe, weights = read_start(recipe)
     with generators_kept(device):
-        job = prepare(recipe, execution, catalog, device, callbacks)
+        job = prepare(recipe, execution, catalog, device, callbacks, weights)
         run = Run.create(path, recipe, execution, DataRecord.of(catalog))
-        _begin(job, run, why, callbacks)
         progress = job.state.progress
         try:
-            _save(job, run)
-            return _train(job, run, callbacks)
+            environment.note(path, environment.here(device), 0)
+            callbacks = _listeners(job, run, callbacks)
+            _begin(job, run, why, callbacks)
+            _save(job, run, callbacks)
+            return _train(job, run, callbacks, profile)
         except (DataError, RunError, WeightsError):
             if not (progress.epoch or progress.step):  # an image or a disk that is bad from the start leaves nothing
                 run.remove()
@@ -94,6 +108,7 @@ def resume(
     recipe: Recipe | None = None,
     execution: Execution | None = None,
     callbacks: Sequence[Callback] | None = None,
+    profile: int = 0,
 ) -> Result:
     """Go on with a run where its state was saved; it ends with the weights that it would have had without the stop.
 
@@ -106,6 +121,7 @@ def resume(
     recipe = recipe or saved
     _refuse_changes(saved, recipe)
     execution = execution or own_execution
+    need_trackers(execution)
     device = pick_device(execution.device)
     catalog = scan(recipe.data.path)
     changed = record.changed(DataRecord.of(catalog))
@@ -133,8 +149,11 @@ def resume(
                 f"{quoted(str(run.path))} is complete: all {recipe.epochs} epochs are done, there is nothing to resume"
             )
         run.write_recipe(recipe, execution)
+        environment.note(run.path, environment.here(device), progress.epoch)
+        callbacks = _listeners(job, run, callbacks)
         _begin(job, run, why, callbacks)
-        return _train(job, run, callbacks)
+        _tell_saved(job, callbacks)  # what was saved before a crash, and not logged
+        return _train(job, run, callbacks, profile)
 
 
 def _refuse_changes(saved: Recipe, recipe: Recipe) -> None:
@@ -184,6 +203,7 @@ class Job:
     train: Loader
     val: Loader | None
     plan: Plan | None
+    begun_from: str | None  # what was taken from weights, in a sentence
 
     def loader(self, split: Split) -> Loader:
         """All images of a split in order, for evaluation."""
@@ -191,9 +211,17 @@ class Job:
 
 
 def prepare(
-    recipe: Recipe, execution: Execution, catalog: Catalog, device: torch.device, callbacks: Sequence[Callback]
+    recipe: Recipe,
+    execution: Execution,
+    catalog: Catalog,
+    device: torch.device,
+    callbacks: Sequence[Callback],
+    weights: Checkpoint | None = None,
 ) -> Job:
-    """Read the data and build the network, as `recipe`, whose precision is chosen, and `execution` say."""
+    """Read the data and build the network, as `recipe`, whose precision is chosen, and `execution` say.
+
+    `weights` are those to start from; a run that goes on has them in its state.
+    """
     set_up(device)
     _say(callbacks, "reading", f"{recipe.data.path}, {len(catalog.classes)} classes")
     for reason, count in catalog.left_out.items():
@@ -207,16 +235,27 @@ def prepare(
     )
     torch.manual_seed(recipe.seed)
     network = make_network(recipe.model, device, recipe.precision)
+    set_norm_momentum(network, recipe.optimizer.norm_momentum)
+    begun_from = None if weights is None else take_weights(network, weights, dataset.classes, recipe.finetune.head)
     network.classes, network.preprocessing = dataset.classes, dataset.preprocessing
     make = partial(_loader, recipe, execution, dataset, device=device)
     train = make(dataset.train, train=True)
     val = make(dataset.val, train=False) if dataset.val is not None else None
-    average = make_average(network, recipe.average, recipe.epochs * len(train))
     batch = min(recipe.batch_size, len(dataset.train.labels))
     plan = _plan(network, batch, recipe, execution, device) if execution.memory is not None else None
+    freeze_for(network, recipe)  # after the plan, which is for the steps that train all
+    average = make_average(network, recipe.average, recipe.epochs * len(train))
     state = State(network, make_optimizer(network, recipe.optimizer), average)
+    state.class_weights = weights_of_classes(recipe, dataset.train.labels, device)
     state.progress.begin_epoch(len(train), device)
-    return Job(recipe, execution, dataset, state, train, val, plan)
+    return Job(recipe, execution, dataset, state, train, val, plan, begun_from)
+
+
+def weights_of_classes(recipe: Recipe, labels: Tensor, device: torch.device) -> Tensor | None:
+    """Weights of classes in the loss (classes,), by their numbers among the training labels; None for all alike."""
+    if recipe.data.balance != "loss":
+        return None
+    return class_weights(labels, recipe.model.num_classes, recipe.data.balance_power).to(device)
 
 
 def make_network(config: ResNetConfig, device: torch.device, precision: str) -> ResNet:
@@ -239,6 +278,8 @@ def _loader(
         device=device,
         workers=execution.workers,
         skip_bad_images=recipe.data.skip_bad_images,
+        balance=recipe.data.balance_power if recipe.data.balance == "sampler" else 0.0,
+        epochs=recipe.epochs,
     )
 
 
@@ -251,7 +292,7 @@ def _plan(network: ResNet, batch: int, recipe: Recipe, execution: Execution, dev
     held = max(held_memory(device) - own, 0)
     planner = Planner(
         network,
-        image_size=recipe.augment.image_size or network.preprocessing.image_size,
+        image_size=recipe.augment.largest_size or network.preprocessing.image_size,
         dtype=torch.bfloat16 if recipe.precision == "bf16" else None,
         optimizer=state_kept(recipe.optimizer),
         device=device,
@@ -268,6 +309,13 @@ def _plan(network: ResNet, batch: int, recipe: Recipe, execution: Execution, dev
     return plan
 
 
+def _listeners(job: Job, run: Run, callbacks: Sequence[Callback]) -> Sequence[Callback]:
+    """The callbacks, and those that the execution asks for."""
+    workers = None if isinstance(job.dataset.train.images, Tensor) else job.execution.workers
+    trackers = open_trackers(job.execution, run.path, job.recipe, callbacks)
+    return (*callbacks, WaitingForData(callbacks, workers), *trackers)
+
+
 def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
     """Tell the callbacks what will be trained on what, and how."""
     recipe, dataset, state = job.recipe, job.dataset, job.state
@@ -279,6 +327,10 @@ def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
         "network": f"depth {recipe.model.depth}, {sum(p.numel() for p in state.network.parameters()):,} parameters",
         "computing": f"{state.device}, {recipe.precision} ({why})",
     }
+    if job.begun_from is not None:
+        lines["weights"] = job.begun_from
+    if recipe.finetune.freeze:
+        lines["frozen"] = frozen_parts(state.network, recipe)
     if job.plan is not None:
         lines["memory"] = (
             f"a step's tensors take {show_size(job.plan.peak)} of {job.execution.memory}, "
@@ -333,9 +385,10 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def _train(job: Job, run: Run, callbacks: Sequence[Callback]) -> Result:
+def _train(job: Job, run: Run, callbacks: Sequence[Callback], profile: int) -> Result:
     """Train to the end or to a signal, look at the test split once, draw the curves."""
     stop, progress, recipe = Stop(), job.state.progress, job.recipe
+    profiling = Profile(profile, len(job.train), job.state.device, run.path, callbacks)
     try:
         with stop.listening():
             train_epochs(
@@ -345,18 +398,21 @@ def _train(job: Job, run: Run, callbacks: Sequence[Callback]) -> Result:
                 job.train,
                 job.val,
                 callbacks=callbacks,
-                save=partial(_save, job, run),
+                save=partial(_save, job, run, callbacks),
                 save_every=job.execution.save_every,
                 stopped=lambda: stop.signal is not None,
+                watched=profiling.watched,
             )
             skipped = job.train.skipped | (job.val.skipped if job.val is not None else set())
             if progress.epoch == recipe.epochs and stop.signal is None and _owes_test(job):
                 assert job.dataset.test is not None
-                loader = job.loader(job.dataset.test)
+                loader, clock = job.loader(job.dataset.test), Clock(job.state.device, progress.spent)
                 found = look_at(job.state.result, loader, "test", recipe, callbacks)
+                clock.lap("evaluate")
+                clock.read()
                 progress.history[-1] |= {"test_loss": found.loss, "test_accuracy": found.accuracy}
                 skipped |= loader.skipped
-                _save(job, run)
+                _save(job, run, callbacks)
     except DataError:
         if progress.epoch or progress.step:
             place = f"epoch {progress.epoch + 1}, step {progress.step}"
@@ -368,6 +424,7 @@ def _train(job: Job, run: Run, callbacks: Sequence[Callback]) -> Result:
         for callback in callbacks:
             callback.end()
     run.draw_curves(progress.history)
+    _say(callbacks, "time", in_words(of_rows(progress.history), progress.spent))
     for image in sorted(skipped):
         _say(callbacks, "left out", image)
     complete = progress.epoch == recipe.epochs and not _owes_test(job)
@@ -379,7 +436,7 @@ def _owes_test(job: Job) -> bool:
     return job.execution.test and job.dataset.test is not None and "test_loss" not in job.state.progress.history[-1]
 
 
-def _save(job: Job, run: Run) -> None:
+def _save(job: Job, run: Run, callbacks: Sequence[Callback]) -> None:
     """The state last: a run whose state says an epoch is done has that epoch's weights and metrics on disk."""
     state, dataset = job.state, job.dataset
     # Without the check of `residuum.save` that a network is what its config says: it was made of it above.
@@ -388,3 +445,9 @@ def _save(job: Job, run: Run) -> None:
     if state.progress.history:
         run.save_metrics(state.progress.history)
     run.save_state(state.to_dict())
+    _tell_saved(job, callbacks)
+
+
+def _tell_saved(job: Job, callbacks: Sequence[Callback]) -> None:
+    for callback in callbacks:
+        callback.saved(job.state.progress.history)

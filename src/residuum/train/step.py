@@ -1,7 +1,7 @@
 """One step of training and one pass of evaluation: plain functions of a network, which may be wrapped or compiled."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +39,17 @@ def train_step(
     *,
     bf16: bool = False,
     loss: Loss = cross_entropy,
+    lap: Callable[[Literal["forward", "backward"]], None] = lambda phase: None,
 ) -> Counted:
-    """One step: forward and backward pass, then the optimizer's. Nothing is read from the device."""
+    """One step: forward and backward pass, then the optimizer's. Nothing is read from the device.
+
+    `lap` is told when each pass is over.
+    """
     optimizer.zero_grad(set_to_none=True)  # before the forward pass, which then has their memory
     found = forward(net, images, targets, bf16=bf16, loss=loss)
+    lap("forward")
     found.loss.backward()  # type: ignore[no-untyped-call]
+    lap("backward")
     optimizer.step()
     return Counted(found.loss.detach(), found.correct)
 

@@ -117,8 +117,8 @@ def _ours(tensors: State, noted: str, where: str) -> Checkpoint:
     wrong = unlike(tensors, expected)
     if wrong:
         raise WeightsError(f"{where} does not hold the network that it says: {wrong}")
-    digest = values.get("sha256")
-    if digest is not None and digest != _digest(tensors):
+    noted_digest = values.get("sha256")
+    if noted_digest is not None and noted_digest != digest(tensors):
         raise WeightsError(f"{where} is damaged: its tensors are not those that were saved; get the file again")
     return Checkpoint(tensors, "torchvision", classes, preprocessing, where, config.to_dict(), (), values)
 
@@ -226,7 +226,7 @@ def write_ours(
 ) -> None:
     """Write a file of ours; raises `WeightsError` for what `load` would refuse."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    noted: dict[str, Any] = {"config": config.to_dict(), "sha256": _digest(tensors)}
+    noted: dict[str, Any] = {"config": config.to_dict(), "sha256": digest(tensors)}
     try:
         if classes is not None:
             noted["classes"] = check_classes(classes, config)
@@ -247,9 +247,10 @@ def write_ours(
     write_whole(path, lambda partial: partial.write_bytes(to_bytes(tensors, {KEY: text})), WeightsError)
 
 
-def _digest(tensors: State) -> str:
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of tensors and their names, as hexadecimal digits."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(name.encode())
-        total.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        total.update(tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
