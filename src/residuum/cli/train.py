@@ -126,6 +126,8 @@ def _estimate(command: Train, console: Console, callbacks: Sequence[Callback]) -
         "time": f"{duration(found.seconds)} in all, {1000 * found.step_seconds:.1f} ms a step",
         "memory": f"{show_size(found.memory)} for a step's tensors",
     }
+    if found.begun_from is not None:
+        lines = {"weights": found.begun_from} | lines
     console.print(found.recipe.to_toml(), highlight=False, markup=False)
     for topic, text in lines.items():
         callbacks[0].say(topic, text)

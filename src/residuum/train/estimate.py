@@ -37,6 +37,7 @@ class Estimate:
     seconds: float
     memory: int
     computing: str
+    begun_from: str | None = None  # what was taken from weights, in a sentence
 
     def rates(self, points: int = 5) -> tuple[tuple[int, float], ...]:
         """Steps, counted from 1, and their learning rates: the first, the highest, the last, and some on the way."""
@@ -78,6 +79,7 @@ def estimate(
         recipe.epochs * epoch,
         memory,
         f"{device}, {precision} ({why})",
+        job.begun_from,
     )
 
 
