@@ -59,6 +59,7 @@ def test_its_cost_is_that_of_the_network(config):
     assert all(part.macs == sum(layer.macs for layer in part.layers) for part in parts)
 
 
+@pytest.mark.slow
 def test_its_peak_is_predicted_and_recomputation_changes_no_number(config):
     images, found, model = torch.randn(2, 3, *SIZE), [], build(config)
     for block in model.layer2:  # which branch a batch drops is not left to chance

@@ -8,9 +8,9 @@ from tests.fuzz.lines import ENCODINGS, in_child, outcomes
 
 
 def test_odd_configs_and_lines_end_right_or_in_a_sentence():
-    found = list(outcomes(200, 0))
+    found = list(outcomes(80, 0))
     assert [f"{o.case}\n{o.says}" for o in found if o.kind == "fault"] == []
-    assert sum(o.kind == "right" for o in found) >= 20
+    assert sum(o.kind == "right" for o in found) >= 8
 
 
 @pytest.mark.slow

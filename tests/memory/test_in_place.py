@@ -5,7 +5,7 @@ import torch
 from tests.memory.test_planner import measured_peak
 
 from residuum import ResNetConfig, create
-from residuum.memory import MODES, Planner, Speed, choose_in_place, set_in_place
+from residuum.memory import MODES, Live, Planner, Speed, choose_in_place, set_in_place
 
 FIELDS = {"depths": (2, 2), "widths": (8, 16), "stem_width": 8, "num_classes": 10, "attention": "se"}
 
@@ -22,7 +22,7 @@ def test_what_is_slow_in_place_is_not_done_in_place(monkeypatch, dtype, slow, ex
     assert {model.act1.inplace, block.inplace, block.act1.inplace, block.se.act.inplace} == {expected}
 
 
-@pytest.mark.parametrize("preact", [False, True])
+@pytest.mark.parametrize("preact", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", MODES)
 def test_predicted_peaks_follow_the_choice(preact, mode):
     torch.manual_seed(0)
@@ -39,3 +39,16 @@ def test_predicted_peaks_follow_the_choice(preact, mode):
         peaks.append(measured)
     assert all(torch.equal(a, b) for a, b in zip(*losses, strict=True))
     assert peaks[0] <= peaks[1]
+
+
+def test_without_in_place_work_inference_takes_no_more_memory():
+    images = torch.randn(2, 3, 64, 64)
+    peaks = []
+    for in_place in (True, False):
+        model = create("resnet18").eval()
+        set_in_place(model, in_place)
+        with torch.inference_mode(), Live() as live:
+            live.leave_out([*model.parameters(), *model.buffers(), images])
+            model(images)
+        peaks.append(live.peak)
+    assert peaks[0] == peaks[1]

@@ -50,7 +50,7 @@ def random_config(draw):
     return ResNetConfig(**fields)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))])
 def test_predicted_peaks_are_those_of_real_steps(seed):
     check_peaks(seed)
 
@@ -232,6 +232,7 @@ def test_the_command_line_refuses_in_one_sentence(refused, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_shows_choice_frontier_and_largest_batch(command, tmp_path):
     picture = tmp_path / "plan.svg"
     shown = command("plan", "resnet18", "--batch-size", "16", "--memory", "1GB", "--draw", str(picture)).out

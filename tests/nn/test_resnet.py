@@ -59,7 +59,13 @@ def test_it_trains_under_autocast(name):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize(("name", "mode"), [*((name, "row") for name in VARIANTS), ("plain", "batch")])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("plain", "batch"),
+        *(pytest.param(name, "row", marks=pytest.mark.slow if name != "d" else ()) for name in VARIANTS),
+    ],
+)
 def test_it_compiles_to_one_graph_in_training(name, mode):
     torch._dynamo.reset()
     model = small(**VARIANTS[name], stochastic_depth=0.5, stochastic_depth_mode=mode)
@@ -68,6 +74,7 @@ def test_it_compiles_to_one_graph_in_training(name, mode):
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_compiled_evaluation_gives_the_same_logits():
     torch._dynamo.reset()
     model = small(**VARIANTS["d"]).eval()

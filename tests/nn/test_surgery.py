@@ -41,7 +41,15 @@ def test_torchvisions_feature_extractor_takes_any_level():
             assert feature.shape == (2, info.channels, -(-33 // info.stride), -(-37 // info.stride))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "seresnet18", "resnetblur18", "preresnet50"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("resnet18", marks=pytest.mark.slow),
+        pytest.param("seresnet18", marks=pytest.mark.slow),
+        "resnetblur18",
+        pytest.param("preresnet50", marks=pytest.mark.slow),
+    ],
+)
 def test_quantisation_by_fx_prepares_and_converts(name):
     from torch.ao.quantization import get_default_qconfig_mapping
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx

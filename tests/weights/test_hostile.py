@@ -102,6 +102,7 @@ def test_metadata_without_end_is_refused(tmp_path, noted):
     refused(tmp_path / "x.safetensors", "metadata of .* is damaged")
 
 
+@pytest.mark.slow
 def test_names_of_thousands_of_networks_are_refused(tmp_path):
     save_file({f"n{i}.layer1.0.conv1.weight": torch.zeros(0) for i in range(20_000)}, tmp_path / "x.safetensors")
     refused(tmp_path / "x.safetensors", "over 64 networks")

@@ -143,8 +143,9 @@ class ResNet(nn.Module):
 
     def after_conv1(self, x: Tensor) -> Tensor:
         """The rest of the stem: norm, activation, pool."""
-        x = self.bn1(x)  # by that name, so that what came in is freed
-        return self.maxpool(self.act1(x))  # type: ignore[no-any-return]
+        x = self.bn1(x)  # by one name, so that what came in is freed, where the activation is not in place too
+        x = self.act1(x)
+        return self.maxpool(x)  # type: ignore[no-any-return]
 
     def head(self, x: Tensor) -> Tensor:
         """The last stage's output to logits, (N, num_classes), or to pooled features, (N, num_features)."""
