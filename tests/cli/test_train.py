@@ -88,6 +88,12 @@ def test_a_named_recipe_that_goes_by_the_number_of_images_knows_it(finished):
     assert (found.batch_size, found.epochs) == (56, 27)  # 1,294 images in 23 steps
 
 
+def test_few_images_are_counted_without_those_that_are_held_out(finished, image_folder):
+    root = image_folder(side=16, train=30)
+    for share, batch_size in ((0, 45), (0.5, 39)):  # of 90 images, and of 39
+        assert recipe("--data", root, "--weights", finished.path, "--holdout", share).batch_size == batch_size
+
+
 def test_help_names_every_field_and_answers_without_the_data(command):
     result = command("train", "--data", "nowhere", "--help")
     assert result.code == 0

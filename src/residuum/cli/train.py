@@ -11,6 +11,7 @@ from rich.console import Console
 from residuum.cli.console import say
 from residuum.cli.line import Line
 from residuum.data.catalog import Catalog, scan
+from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError
 from residuum.presets import preset
 from residuum.train.execution import Execution
@@ -58,14 +59,17 @@ def defaults(line: Line) -> Train:
     catalog = scan("digits" if line.asks_help else data)
     if line.asks_help:
         return Train(Recipe.default(catalog, model), Execution(), catalog=catalog)
+    share = line.get("data.holdout") or values.get("data.holdout")
+    holdout = None if share is None else DataSettings(holdout=float(share)).holdout
     if file is not None:
-        values = read_recipe(file, train_images(catalog))
+        values = read_recipe(file, train_images(catalog, holdout))
     for name in ("data.path", "model.preset"):  # the catalog's name is the data's
         values.pop(name, None)
     weights, prefix = (_weights(line, values, name) for name in ("weights", "prefix"))
     if file == "finetune" and weights is None:
         raise ConfigError("the recipe finetune starts from weights; name them by --weights")
-    return Train(Recipe.default(catalog, model, weights, prefix).replace(values), Execution(), catalog=catalog)
+    recipe = Recipe.default(catalog, model, weights, prefix, holdout).replace(values)
+    return Train(recipe, Execution(), catalog=catalog)
 
 
 def _weights(line: Line, values: dict[str, Any], name: str) -> str | None:
