@@ -307,9 +307,9 @@ def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
         "computing": f"{state.device}, {recipe.precision} ({why})",
     }
     if recipe.data.balance != "none":
-        counts = dataset.train.labels.bincount()
+        sizes = dataset.train.labels.bincount().tolist()
         by = f"evened out by the {recipe.data.balance} with a power of {recipe.data.balance_power:g}"
-        lines["balance"] = f"{int(counts.min()):,} to {int(counts.max()):,} train images a class, {by}"
+        lines["balance"] = f"{min(sizes):,} to {max(sizes):,} train images a class, {by}"
     if job.begun_from is not None:
         lines["weights"] = job.begun_from
     if recipe.finetune.freeze:
