@@ -17,6 +17,7 @@ from residuum.presets import preset
 from residuum.train.execution import Execution
 from residuum.train.loggers import Callback
 from residuum.train.recipe import Recipe, read_recipe, train_images
+from residuum.train.recipes import RECIPES
 from residuum.train.run import Run
 from residuum.units import show_size
 
@@ -66,8 +67,10 @@ def defaults(line: Line) -> Train:
     for name in ("data.path", "model.preset"):  # the catalog's name is the data's
         values.pop(name, None)
     weights, prefix = (_weights(line, values, name) for name in ("weights", "prefix"))
-    if file == "finetune" and weights is None:
-        raise ConfigError("the recipe finetune starts from weights; name them by --weights")
+    if file in RECIPES and RECIPES[file].from_weights:
+        model = line.get("model")  # the weights bring their network
+        if weights is None:
+            raise ConfigError(f"the recipe {file} starts from weights; name them by --weights")
     recipe = Recipe.default(catalog, model, weights, prefix, holdout).replace(values)
     return Train(recipe, Execution(), catalog=catalog)
 
