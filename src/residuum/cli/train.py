@@ -67,7 +67,7 @@ def defaults(line: Line) -> Train:
     for name in ("data.path", "model.preset"):  # the catalog's name is the data's
         values.pop(name, None)
     weights, prefix = (_weights(line, values, name) for name in ("weights", "prefix"))
-    if file in RECIPES and RECIPES[file].from_weights:
+    if file is not None and file in RECIPES and RECIPES[file].from_weights:
         model = line.get("model")  # the weights bring their network
         if weights is None:
             raise ConfigError(f"the recipe {file} starts from weights; name them by --weights")
