@@ -43,7 +43,10 @@ def measure(folder: str, workers: int, passes: int) -> float:
         from residuum.data.sources import Split
         from residuum.preprocessing import Preprocessing
 
-        augmentation = Augmentation(crop_scale=(0.08, 1.0), flip="random")
+        try:
+            augmentation = Augmentation(crop_scale=(0.08, 1.0), flip="random")
+        except ValueError:  # from before mirrors could alternate
+            augmentation = Augmentation(crop_scale=(0.08, 1.0), flip=True)
         loader = make_loader(Split(paths, labels), Preprocessing(*usual), augmentation=augmentation, **common)
     except ImportError:
         from residuum.data.batches import Augmentation, make_batches

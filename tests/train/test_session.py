@@ -59,6 +59,15 @@ def test_the_console_says_what_is_trained_before_the_first_epoch(finished):
     assert [line for line in finished.out.splitlines() if line.startswith("epoch 2/2  train loss")]
 
 
+def test_classes_that_are_evened_out_are_said(tmp_path):
+    text = io.StringIO()
+    fit(tiny(epochs=1, **{"data.balance": "loss"}), out=tmp_path / "run", callbacks=[console(text)])
+    assert re.search(
+        r"^balance +1\d\d to 1\d\d train images a class, evened out by the loss with a power of 1$",
+        text.getvalue(), re.MULTILINE,
+    )  # fmt: skip
+
+
 def test_the_test_split_can_be_left_alone(tmp_path):
     result = fit(tiny(epochs=1), out=tmp_path / "run", execution=Execution(test=False), callbacks=[])
     assert "val_accuracy" in result.metrics

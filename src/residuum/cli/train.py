@@ -11,11 +11,13 @@ from rich.console import Console
 from residuum.cli.console import say
 from residuum.cli.line import Line
 from residuum.data.catalog import Catalog, scan
+from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError
 from residuum.presets import preset
 from residuum.train.execution import Execution
 from residuum.train.loggers import Callback
 from residuum.train.recipe import Recipe, read_recipe, train_images
+from residuum.train.recipes import RECIPES
 from residuum.train.run import Run
 from residuum.units import show_size
 from residuum.validation import AtLeast
@@ -61,14 +63,19 @@ def defaults(line: Line) -> Train:
     catalog = scan("digits" if line.asks_help else data)
     if line.asks_help:
         return Train(Recipe.default(catalog, model), Execution(), catalog=catalog)
+    share = line.get("data.holdout") or values.get("data.holdout")
+    holdout = None if share is None else DataSettings(holdout=float(share)).holdout
     if file is not None:
-        values = read_recipe(file, train_images(catalog))
+        values = read_recipe(file, train_images(catalog, holdout))
     for name in ("data.path", "model.preset"):  # the catalog's name is the data's
         values.pop(name, None)
     weights, prefix = (_weights(line, values, name) for name in ("weights", "prefix"))
-    if file == "finetune" and weights is None:
-        raise ConfigError("the recipe finetune starts from weights; name them by --weights")
-    return Train(Recipe.default(catalog, model, weights, prefix).replace(values), Execution(), catalog=catalog)
+    if file is not None and file in RECIPES and RECIPES[file].from_weights:
+        model = line.get("model")  # the weights bring their network
+        if weights is None:
+            raise ConfigError(f"the recipe {file} starts from weights; name them by --weights")
+    recipe = Recipe.default(catalog, model, weights, prefix, holdout).replace(values)
+    return Train(recipe, Execution(), catalog=catalog)
 
 
 def _weights(line: Line, values: dict[str, Any], name: str) -> str | None:
@@ -152,6 +159,8 @@ def _estimate(command: Train, console: Console, callbacks: Sequence[Callback]) -
         f"{found.waiting:.0%} waiting for data",
         "memory": f"{show_size(found.memory)} for a step's tensors",
     }
+    if found.begun_from is not None:
+        lines = {"weights": found.begun_from} | lines
     console.print(found.recipe.to_toml(), highlight=False, markup=False)
     for topic, text in lines.items():
         callbacks[0].say(topic, text)

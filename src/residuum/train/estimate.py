@@ -44,6 +44,7 @@ class Estimate:
     computing: str
     waiting: float  # share of a step, 0 to 1
     target: str  # of the first image that is mixed, class by class; empty where none are
+    begun_from: str | None = None  # what was taken from weights, in a sentence
 
     def rates(self, points: int = 5) -> tuple[tuple[int, float], ...]:
         """Steps, counted from 1, and their learning rates: the first, the highest, the last, and some on the way."""
@@ -99,6 +100,7 @@ def estimate(
         f"{device}, {precision} ({why})",
         waiting(seconds),
         target,
+        job.begun_from,
     )
 
 

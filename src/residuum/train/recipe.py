@@ -250,22 +250,23 @@ class Recipe:
         model: str | None = None,
         weights: str | Path | None = None,
         prefix: str | None = None,
+        holdout: float | None = None,
     ) -> Self:
         """What `residuum train --data ...` does by itself: a network and a schedule that fit the data.
 
         `data` is a dataset's name, a folder or its catalog; `model` is a preset in place of the usual one. With
         `weights` to start from, which `prefix` chooses in a file of several, the network is theirs, images are
-        looked at as they want it, and the named recipe `finetune` goes over that of the data. Raises `DataError` for
-        data that cannot be found, `ConfigError` for an unknown preset or one that the weights are not of, and
-        `WeightsError` for weights that cannot be read.
+        looked at as they want it, and the named recipe `finetune` goes over that of the data; it goes by the number of
+        training images, which `holdout` decides. Raises `DataError` for data that cannot be found, `ConfigError` for
+        an unknown preset or one that the weights are not of, and `WeightsError` for weights that cannot be read.
         """
         catalog = data if isinstance(data, Catalog) else scan(str(data))
         name, fields = _usual(catalog)
-        fields = {"data.path": catalog.name} | fields
+        fields = {"data.path": catalog.name} | fields | ({} if holdout is None else {"data.holdout": holdout})
         if weights is not None:
             from residuum.train.start import fields_of_weights  # only then is torch needed
 
-            fields |= named_recipe("finetune").fields_for(train_images(catalog))
+            fields |= named_recipe("finetune").fields_for(train_images(catalog, holdout))
             return cls().replace(fields | fields_of_weights(str(weights), prefix, model, catalog))
         config = preset(model or name).replace(in_channels=catalog.channels, num_classes=len(catalog.classes))
         return cls(model=config).replace(fields)
@@ -394,8 +395,9 @@ def _usual(catalog: Catalog) -> tuple[str, dict[str, Any]]:
     return _BY_DATA["cifar10"] if catalog.image_size and max(catalog.image_size) <= SMALL_IMAGE else _PHOTOGRAPHS
 
 
-def train_images(catalog: Catalog, holdout: float = DataSettings.holdout) -> int:
+def train_images(catalog: Catalog, holdout: float | None = None) -> int:
     """How many images are trained on; of a named dataset, whose images are split as they are read, about so many."""
+    holdout = DataSettings.holdout if holdout is None else holdout
     if catalog.files:
         return len(split_files(catalog, holdout)["train"])
     return round(_IMAGES[catalog.name] * (1 - holdout))

@@ -327,6 +327,10 @@ def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
         "network": f"depth {recipe.model.depth}, {sum(p.numel() for p in state.network.parameters()):,} parameters",
         "computing": f"{state.device}, {recipe.precision} ({why})",
     }
+    if recipe.data.balance != "none":
+        sizes = dataset.train.labels.bincount().tolist()
+        by = f"evened out by the {recipe.data.balance} with a power of {recipe.data.balance_power:g}"
+        lines["balance"] = f"{min(sizes):,} to {max(sizes):,} train images a class, {by}"
     if job.begun_from is not None:
         lines["weights"] = job.begun_from
     if recipe.finetune.freeze:
