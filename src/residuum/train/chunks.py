@@ -43,7 +43,7 @@ class Cut:
     def apart(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images or labels of this process, by chunk; as even as can be where some are missing."""
         if len(images) == sum(self.sizes):
-            return torch.split(images, self.sizes)
+            return torch.split(images, list(self.sizes))
         return torch.tensor_split(images, len(self.own))
 
 

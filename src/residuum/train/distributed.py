@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
+from torch.distributed import GradBucket, PrefixStore, rendezvous  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 from residuum import errors
@@ -292,17 +293,21 @@ class Replica:
         learning = [p for p in self.network.parameters() if p.requires_grad]
         if self.ddp is None or [id(p) for p in learning] != [id(p) for p in self.learning]:
             self.ddp = None  # the old one's hooks go first
-            self.ddp = DistributedDataParallel(self.network, broadcast_buffers=False, gradient_as_bucket_view=True)
+            with warnings.catch_warnings():  # newer ones have another name for it
+                warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+                self.ddp = DistributedDataParallel(self.network, broadcast_buffers=False, gradient_as_bucket_view=True)
             self.ddp.register_comm_hook(None, self._summed)
             self.learning = learning
         return self.ddp
 
     @torch.no_grad()
-    def _summed(self, state: object, bucket: Any) -> torch.futures.Future[Tensor]:
+    def _summed(self, state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         if self.held:
             place = {p: number for number, p in enumerate(self.learning)}
-            for part in reversed(self.held):
-                for p, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
+            for p, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
+                # In memory a gradient lies as its parameter does, whose strides the bucket does not tell.
+                gradient = gradient.as_strided(p.shape, p.stride(), gradient.storage_offset())  # noqa: PLW2901
+                for part in reversed(self.held):
                     gradient.add_(part[place[p]])
         work = dist.all_reduce(bucket.buffer(), async_op=True)
         return work.get_future().then(lambda done: done.value()[0])
