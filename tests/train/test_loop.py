@@ -185,7 +185,7 @@ def test_it_is_the_average_that_is_evaluated():
 def test_an_image_that_fails_does_not_cost_the_steps_before():
     class Failing:
         def __init__(self, inner):
-            self.inner, self.skipped = inner, set()
+            self.inner, self.schedule, self.skipped = inner, inner.schedule, set()
 
         def __len__(self):
             return len(self.inner)

@@ -81,7 +81,7 @@ def main() -> None:
         code = run(sys.argv[1:])
         sys.stdout.flush()
     except ResiduumError as error:
-        code = _refuse(str(error))
+        code = _refuse(str(error)) if _speaks(error) else 2
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # the reader of a pipe has gone; nobody is left to tell
@@ -91,6 +91,15 @@ def main() -> None:
         code = _refuse(f"{where}{error.strerror or error}")
         _mute(sys.stdout)  # what could not be printed is not tried again at the end
     sys.exit(code)
+
+
+def _speaks(error: ResiduumError) -> bool:
+    """Whether this process is to print an error: of several that train together one does."""
+    if sys.argv[1:2] != ["train"] or os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from residuum.train.distributed import speaks
+
+    return speaks(error)
 
 
 def _refuse(message: str) -> int:

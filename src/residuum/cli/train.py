@@ -14,7 +14,7 @@ from residuum.data.catalog import Catalog, scan
 from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError
 from residuum.presets import preset
-from residuum.train.execution import Execution
+from residuum.train.execution import Execution, rank
 from residuum.train.loggers import Callback
 from residuum.train.recipe import Recipe, read_recipe, train_images
 from residuum.train.recipes import RECIPES
@@ -38,8 +38,9 @@ class Train:
     file: Annotated[str | None, tyro.conf.arg(name="recipe", metavar="NAME|FILE.toml")] = None
     # run folder to make; runs/DATA-N where left out
     out: Path | None = None
-    # run folder to go on with; its recipe stands
-    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    # run folder to go on with; its recipe stands, but for more epochs. 'auto' goes on with the run in --out if it has
+    # saved a state, and begins it if not
+    resume: Annotated[str | None, tyro.conf.arg(metavar="RUN|auto")] = None
     # only print recipe, steps, learning rates, and the time and memory to expect; no run folder is made
     dry_run: bool = False
     # number of steps to profile, after the first few, into the run folder: a trace and a table of operations
@@ -53,6 +54,8 @@ def defaults(line: Line) -> Train:
     file, resumed = line.get("recipe"), line.get("resume")
     values = read_recipe(file) if file is not None else {}
     model = line.get("model") or values.pop("model.preset", None)
+    if resumed == "auto" and not line.asks_help:
+        resumed = _begun(line)
     if resumed is not None and not line.asks_help:
         recipe, execution, _ = Run(Path(resumed)).read()
         if model is not None:
@@ -78,6 +81,17 @@ def defaults(line: Line) -> Train:
     return Train(recipe, Execution(), catalog=catalog)
 
 
+def _begun(line: Line) -> str | None:
+    """The run in `--out` if it has a state to go on from; of several processes the first one looks."""
+    from residuum.train.distributed import join
+
+    out = line.get("out")
+    if out is None:
+        raise ConfigError("--resume auto goes on with the run in --out; name it by --out")
+    team = join(float(line.get("timeout") or Execution.timeout))
+    return out if team.of_first(lambda: Run(Path(out)).goes_on()) else None
+
+
 def _weights(line: Line, values: dict[str, Any], name: str) -> str | None:
     """What the line, or else the file, says of the weights; other weights than the file's have another digest."""
     given, written = line.get(f"finetune.{name}"), values.get(f"finetune.{name}")
@@ -90,13 +104,23 @@ def _weights(line: Line, values: dict[str, Any], name: str) -> str | None:
 def run(command: Train, console: Console) -> int:
     """Train, resume or only estimate; 130 or 143 where a signal ended it."""
     from residuum.train.loggers import ConsoleLogger
-    from residuum.train.session import fit, resume
+    from residuum.train.session import begin_or_resume, fit, resume
 
+    console.quiet = rank() > 0
     recipe, catalog, callbacks = command.recipe, command.catalog, (ConsoleLogger(console),)
     if command.dry_run:
         _estimate(command, console, callbacks)
         return 0
-    if command.resume is not None:
+    if command.resume == "auto" and command.out is not None:
+        result = begin_or_resume(
+            recipe,
+            out=command.out,
+            execution=command.execution,
+            callbacks=callbacks,
+            catalog=catalog,
+            profile=command.profile,
+        )
+    elif command.resume is not None:
         if command.out is not None:
             raise ConfigError("a run that is resumed stays in its folder; leave out --out")
         result = resume(

@@ -11,6 +11,7 @@ from residuum.data.catalog import Catalog, scan
 from residuum.devices import choose_precision, now, pick_device
 from residuum.errors import quoted
 from residuum.memory.planner import Planner, Speed
+from residuum.train.chunks import Cut
 from residuum.train.clock import Clock, waiting
 from residuum.train.execution import Execution
 from residuum.train.finetune import read_start
@@ -125,7 +126,7 @@ def _seconds_in(job: Job, epoch: int, clock: Clock) -> float:
     begin = now(state.device)
     for count, (images, labels) in enumerate(clock.batches(_batches(job, epoch)), 1):
         state.progress.step %= steps
-        step(state, state.network, job.recipe, images, labels, steps, clock.lap)
+        step(state, state.network, job.recipe, images, labels, steps, clock.lap, cut=Cut.of(job.train.schedule))
         seconds = now(state.device) - begin
         clock.read()
         if count == WARM_UP:
@@ -180,7 +181,7 @@ def _memory(job: Job) -> int:
         optimizer=state_kept(recipe.optimizer),
         speed=_ANY,
     )
-    average = 0
+    average, cut, gradients = 0, Cut.of(job.train.schedule), sum(p.nbytes for p in network.parameters())
     if job.state.average is not None:
         average = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-    return planner.uniform(min(recipe.batch_size, len(job.dataset.train.labels)), "none").peak + average
+    return planner.uniform(max(cut.sizes), "none").peak + average + gradients * cut.held

@@ -195,6 +195,9 @@ class Recipe:
     epochs: Annotated[int, AtLeast(1)] = 30
     # images in a step
     batch_size: Annotated[int, AtLeast(2)] = 64
+    # images that share batch norm's statistics, mixing and dropped branches: a step is cut into chunks of so many, and
+    # a process has whole ones; where left out, a process's share when the run begins
+    norm_batch: Annotated[int | None, AtLeast(2)] = None
     # of initialisation, order, augmentation and dropout
     seed: Annotated[int, AtLeast(0, 2**63 - 1)] = 0
     # fp32, bf16, or auto, which is bf16 where the device computes it
@@ -221,6 +224,11 @@ class Recipe:
     def __post_init__(self) -> None:
         check(self)
         self._check_finetune()
+        if self.norm_batch is not None and self.batch_size % self.norm_batch:
+            raise ConfigError(
+                f"norm_batch is {self.norm_batch}, and a batch of {self.batch_size} images does not divide into chunks "
+                "of it; give a --norm-batch that divides --batch-size"
+            )
         schedule = self.schedule
         if schedule.warmup >= self.epochs:
             raise ConfigError(

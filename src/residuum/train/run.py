@@ -6,6 +6,7 @@ environment.json       with which code, libraries and device, and from which epo
 data.json              what it was trained on: classes, files of each class, and a digest of all
 metrics.jsonl          one line per finished epoch; the last one also tells of the test split
 weights.safetensors    the network's weights, with its config, classes and preprocessing in the metadata
+best.safetensors       those of the first epoch with the highest accuracy on the validation split, if there is one
 state.pt               everything that resuming needs; state-previous.pt is the one before
 curves.png             loss and accuracy over the epochs
 """
@@ -81,6 +82,11 @@ class Run:
         """The weights file."""
         return self.path / "weights.safetensors"
 
+    @property
+    def best(self) -> Path:
+        """The weights of the epoch that did best on the validation split."""
+        return self.path / "best.safetensors"
+
     @classmethod
     def create(cls, path: Path, recipe: Recipe, execution: Execution, data: DataRecord) -> Self:
         """A new folder with recipe, execution and data in it; raises `RunError` where it exists or cannot be made."""
@@ -100,6 +106,24 @@ class Run:
             run.remove()
             raise
         return run
+
+    def goes_on(self) -> bool:
+        """Whether there is a state to go on from; raises `RunError` where something else than a run is in the way.
+
+        What a run leaves that was killed before it saved a state is removed.
+        """
+        try:
+            found = {path.name.lstrip(".").partition(".")[0] for path in self.path.iterdir()}
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise RunError(f"the run folder {quoted(str(self.path))} cannot be read: {error.strerror}") from None
+        if any((self.path / name).is_file() for name in STATES):
+            return True
+        if found - {"recipe", "execution", "data", "environment", "weights", "state"}:
+            refuse_existing(self.path)
+        self.remove()
+        return False
 
     def write_recipe(self, recipe: Recipe, execution: Execution) -> None:
         """Write down what is trained and how."""

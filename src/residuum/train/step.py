@@ -55,16 +55,21 @@ def train_step(
 
 
 class Evaluation(NamedTuple):
-    """Mean loss over some images, how many of them are right, and how many there are."""
+    """The sum of the losses of some images, how many of them are right, and how many there are."""
 
-    loss: float
+    total: float
     correct: int
     images: int
 
     @property
+    def loss(self) -> float:
+        """The mean over the images; NaN of none."""
+        return self.total / self.images if self.images else float("nan")
+
+    @property
     def accuracy(self) -> float:
         """The share that is right, 0 to 1."""
-        return self.correct / self.images
+        return self.correct / self.images if self.images else float("nan")
 
 
 @torch.inference_mode()
@@ -96,4 +101,4 @@ def evaluate(
         for module, training in modes:  # a frozen norm stays in evaluation
             module.training = training
     total = sum(float(mean) * count for mean, count in losses)
-    return Evaluation(total / images_seen, int(correct), images_seen)
+    return Evaluation(total, int(correct), images_seen)
