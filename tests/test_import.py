@@ -12,7 +12,10 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize("module", ["residuum", "residuum.cli", "residuum.train.recipe", "residuum.presets"])
+@pytest.mark.parametrize(
+    "module",
+    ["residuum", "residuum.cli", "residuum.train.recipe", "residuum.presets", "residuum.evaluation.comparison"],
+)
 def test_importing_does_not_import_torch(module):
     assert run(f"import sys, {module}; print('torch' in sys.modules)") == "False"
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import platform
 import re
 import time
 from collections.abc import Iterator
@@ -238,3 +239,15 @@ def _number(file: Path) -> int | None:
         return int(file.read_text())
     except (OSError, ValueError):  # no such file at the top; "max" is no limit
         return None
+
+
+def processor() -> str:
+    """What the processor is called."""
+    return cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpuinfo(field: str) -> str:
+    """A field of Linux's /proc/cpuinfo of the first core; nothing where there is none."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith(field)), "")

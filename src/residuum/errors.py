@@ -10,7 +10,12 @@ LONGEST = 500
 
 
 class ResiduumError(Exception):
-    """Base of all errors of this package; the command line prints it and exits 2."""
+    """Base of all errors of this package; the command line prints it and exits 2.
+
+    `speaker` is set once all processes of a run know of it: the rank of the one that prints it.
+    """
+
+    speaker: int | None = None
 
     def __init__(self, message: str) -> None:
         super().__init__(shortened(message, LONGEST))

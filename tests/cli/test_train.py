@@ -88,6 +88,18 @@ def test_a_named_recipe_that_goes_by_the_number_of_images_knows_it(finished):
     assert (found.batch_size, found.epochs) == (56, 27)  # 1,294 images in 23 steps
 
 
+def test_a_recipe_that_starts_from_weights_takes_their_network(finished):
+    found = recipe("--recipe", "bit", "--weights", finished.path)
+    assert found.model == finished.recipe.model
+    assert (found.finetune.head, found.epochs, found.data.image_size) == ("zero", 250, (480, 480))
+
+
+def test_few_images_are_counted_without_those_that_are_held_out(finished, image_folder):
+    root = image_folder(side=16, train=30)
+    for share, batch_size in ((0, 45), (0.5, 39)):  # of 90 images, and of 39
+        assert recipe("--data", root, "--weights", finished.path, "--holdout", share).batch_size == batch_size
+
+
 def test_help_names_every_field_and_answers_without_the_data(command):
     result = command("train", "--data", "nowhere", "--help")
     assert result.code == 0
@@ -112,7 +124,7 @@ def test_help_names_every_field_and_answers_without_the_data(command):
         ("--weights none.pt", "none.pt"),
         ("--freeze 1", "finetune.freeze is 1, but there are no weights to start from; name them by --weights"),
         ("--recipe finetune", "the recipe finetune starts from weights; name them by --weights"),
-        ("--recipe bit", "finetune.head is 'zero', but there are no weights to start from"),
+        ("--recipe bit", "the recipe bit starts from weights; name them by --weights"),
         ("--flip", "--flip"),
     ],
 )
@@ -146,12 +158,26 @@ def test_a_dry_run_prints_what_would_be_and_writes_nothing(command, tmp_path, mo
     assert result.code == 0
     assert not [*tmp_path.iterdir()]
     for topic, pattern in {
-        "steps": r"\d+ an epoch, \d+ in all", "lr": r"0\.1 at step 1", "time": r"\d+ s in all, [\d.]+ ms a step",
+        "steps": r"\d+ an epoch, \d+ in all", "lr": r"0\.1 at step 1",
+        "time": r"\d+ s in all, [\d.]+ ms a step, of which \d+% wait",
         "memory": r"[\d.]+ MB for a step's tensors", "computing": "cpu, fp32",
     }.items():  # fmt: skip
         assert re.search(rf"^{topic} +.*{pattern}", result.out, re.MULTILINE), topic
+    assert re.search(r"^ {11}[\u2581-\u2588]{5}$", result.out, re.MULTILINE)  # a block a step
     shown = result.out[result.out.index("epochs = ") : result.out.index("data       ")]
     assert Recipe.from_toml(shown) == recipe(*QUICK)
+
+
+def test_a_curve_is_of_digits_where_there_are_no_blocks():
+    class Plain:
+        encoding = "ascii"
+
+    assert train.sparkline([0.0, 0.5, 1.0, 0.1], Plain()) == "0470"
+    assert train.sparkline([0.0], Plain()) == "0"
+
+
+def test_a_service_that_there_is_not_is_refused(refused):
+    assert "--log is 'comet'; it must be" in refused("train", "--log", "comet")
 
 
 def test_a_run_that_was_stopped_goes_on_by_the_line_that_it_prints(command, stopped, tmp_path, monkeypatch):

@@ -334,7 +334,8 @@ def test_a_hook_on_all_modules_is_refused():
 def test_wrappers_of_distributed_training_are_refused(tmp_path):
     code = f"""
 import torch, torch.distributed as dist
-from residuum import ResiduumError, create, optimize_for_inference
+from residuum import ResiduumError, create, optimize_for_inference, save
+from residuum.memory import plan, recompute
 dist.init_process_group("gloo", init_method="file://{(tmp_path / "meeting").as_posix()}", rank=0, world_size=1)
 def net():
     return create("resnet18", width=0.125).eval()
@@ -344,14 +345,21 @@ for make in (
     lambda: torch.nn.parallel.DistributedDataParallel(net()),
     lambda: fully_shard(net(), mesh=init_device_mesh("cpu", (1,))),
 ):
-    try:
-        optimize_for_inference(make())
-        print("taken")
-    except ResiduumError as error:
-        print(error)
+    for use in (
+        optimize_for_inference,
+        lambda net: recompute(net, "block"),
+        lambda net: plan(net, 1, 2**30),
+        lambda net: save(net, {str(tmp_path / "x")!r}),
+    ):
+        try:
+            use(make())
+            print("taken")
+        except ResiduumError as error:
+            print(error)
 dist.destroy_process_group()
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    wrapped, sharded = run.stdout.strip().splitlines()[-2:]
-    assert "DistributedDataParallel around a network; give the network, its .module" in wrapped
-    assert "spread over processes" in sharded
+    *wrapped, saved, a, b, c, d = run.stdout.strip().splitlines()[-8:]
+    assert all("DistributedDataParallel around a network; give the network, its .module" in line for line in wrapped)
+    assert saved == "taken"  # the file holds the network inside
+    assert all("spread over processes" in line for line in (a, b, c, d))

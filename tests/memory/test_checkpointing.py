@@ -302,7 +302,7 @@ def test_hooks_on_every_module_run_in_every_mode(variant, bf16):
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
 def test_a_wrapped_network_is_refused(wrap):
-    with pytest.raises(ConfigError, match=r"give a residuum\.ResNet, unwrapped"):
+    with pytest.raises(ConfigError, match="around a network; give the network, its"):
         recompute(wrap(build("bottleneck")), "block")
 
 

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residuum.report.charts import PALETTE, WIDTH, Bar, Point, bar_chart, colours, scatter_chart, spread
+from residuum.report.charts import (
+    PALETTE,
+    WIDTH,
+    Bar,
+    Line,
+    Point,
+    bar_chart,
+    colours,
+    line_chart,
+    scatter_chart,
+    spread,
+)
 
 
 def places(chart):
@@ -53,6 +64,20 @@ def test_names_of_points_do_not_lie_on_each_other():
     heights = sorted(y for text, (_, y) in found.items() if text.startswith("network"))
     assert len(heights) == 7
     assert all(b - a > 9 for a, b in pairwise(heights))
+
+
+def test_names_of_lines_do_not_lie_on_each_other_and_a_line_without_one_has_none():
+    lines = [Line(f"network {i}", [(1, 10.0), (2, 20 + i / 100), (3, 30 + i / 100)], "#0a7cc2") for i in range(5)]
+    chart = line_chart("T", [*lines, Line("", [(1, 5.0), (2, 6.0)], "#7f7f7f")], x="epoch", y="loss", description="d")
+    found = places(chart)
+    heights = sorted(y for text, (_, y) in found.items() if text.startswith("network"))
+    assert len(heights) == 5
+    assert all(b - a > 9 for a, b in pairwise(heights))
+    assert {text for text in found if text in "123"} == {"1", "2", "3"}  # epochs are whole
+
+
+def test_a_line_of_one_place_is_seen():
+    assert "<use" in line_chart("T", [Line("a", [(1, 5.0)], "#0a7cc2")], x="", y="", description="").drawing
 
 
 @given(st.lists(st.floats(0, 10), max_size=12).map(sorted))

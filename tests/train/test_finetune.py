@@ -283,7 +283,9 @@ def test_small_images_in_memory_are_scaled_to_what_the_weights_want(weights, tmp
 
 
 def test_an_estimate_starts_from_weights_too(weights, image_folder):
-    assert estimate(started(image_folder(side=8), weights, **{"finetune.freeze": 3})).steps == 5
+    found = estimate(started(image_folder(side=8), weights, **{"finetune.freeze": 3}))
+    assert found.steps == 5
+    assert "the head is new, of 3 classes" in found.begun_from
 
 
 def test_a_step_with_frozen_parts_leaves_them_no_gradient_and_no_momentum():

@@ -1,17 +1,22 @@
 """What a console is told: lines in a pipe, at least one a minute, and nothing of it read as markup."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 from tests.train.runs import console, said
 
 from residuum.train import ConsoleLogger, loggers
-from residuum.train.loggers import Beginning, Snapshot, duration
+from residuum.train.loggers import Beginning, Snapshot, duration, numbers_of
 
 
-def snapshot(step=3):
-    return Snapshot(0, 2, step, 10, 1.5, 0.25, 100.0, 90.0)
+def snapshot(step=3, **more):
+    values = {"epoch": 0, "epochs": 2, "step": step, "steps": 10, "loss": 1.5, "accuracy": 0.25} | {
+        "images_per_second": 100.0, "seconds_left": 90.0, "images": 30, "val_accuracy": 0.5,
+        "seconds": {"data": 1.0, "forward": 3.0},
+    }  # fmt: skip
+    return Snapshot(**values | more)
 
 
 @pytest.fixture
@@ -37,7 +42,34 @@ def test_in_a_pipe_a_line_comes_at_least_once_a_minute(clock):
         clock.now = float(second)
         logger.look(snapshot())
     assert said(text)[0] == "data       x"
-    assert said(text)[1:] == ["epoch 1/2, step 3 of 10: loss 1.500, 25.0 %, 100 images/s, 2 min left"] * 2
+    line = "epoch 1/2, step 3 of 10: loss 1.500, 25.0 %, val 50.0 %, 100 images/s, data 25 %, 2 min left"
+    assert said(text)[1:] == [line] * 2
+
+
+def test_before_the_first_evaluation_there_is_no_val():
+    assert "val" not in " ".join(numbers_of(snapshot(val_accuracy=None)))
+
+
+BUSY = {
+    "epoch": 88, "epochs": 90, "step": 4567, "steps": 5004, "loss": 2.3456, "images_per_second": 12345.0,
+    "seconds_left": 3 * 3600 + 20 * 60, "val_accuracy": 0.7612,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_bar_says_it_all_in_one_line(width):
+    text = io.StringIO()
+    logger = ConsoleLogger(Console(file=text, force_terminal=True, width=width, color_system=None))
+    logger.begin(Beginning(90, 5004, 88, 0, {}))
+    logger.look(snapshot(**BUSY))
+    logger.bar.refresh()
+    logger.end()
+    shown = [line for line in re.split(r"[\r\n]|\x1b\[\d*[A-Za-z]", text.getvalue()) if "val" in line]
+    assert shown
+    assert all(len(line) <= width for line in shown)
+    assert "…" not in shown[-1]
+    for word in ("89/90", "loss 2.3", "val 76.1 %", "12,345", "data 25 %", "3 h 20 min"):
+        assert word in shown[-1], word
 
 
 def test_a_long_evaluation_says_how_far_it_is(clock):

@@ -84,7 +84,8 @@ def test_what_callbacks_are_told_are_numbers(each_step):
     notes = Notes()
     run(callbacks=[notes])
     for told in [*(vars(s) for s in notes.looks), *notes.rows]:
-        assert {type(value) for value in told.values()} <= {int, float}
+        assert {type(value) for value in told.values()} <= {int, float, dict, type(None)}
+    assert {type(value) for s in notes.looks for value in s.seconds.values()} == {float}
 
 
 class Diverging:
@@ -184,7 +185,7 @@ def test_it_is_the_average_that_is_evaluated():
 def test_an_image_that_fails_does_not_cost_the_steps_before():
     class Failing:
         def __init__(self, inner):
-            self.inner, self.skipped = inner, set()
+            self.inner, self.schedule, self.skipped = inner, inner.schedule, set()
 
         def __len__(self):
             return len(self.inner)

@@ -13,8 +13,8 @@ from residuum.train.recipe import Recipe
 from residuum.train.run import DataRecord, Run, free_folder
 
 FILES = {
-    "recipe.toml", "execution.toml", "data.json", "metrics.jsonl", "weights.safetensors", "state.pt",
-    "state-previous.pt", "curves.png",
+    "recipe.toml", "execution.toml", "environment.json", "data.json", "metrics.jsonl", "weights.safetensors",
+    "state.pt", "state-previous.pt", "curves.png",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import residuum
+from residuum.devices import cpuinfo, processor
 
 _FAST = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 
@@ -18,7 +19,7 @@ _FAST = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 def describe(device: str) -> dict[str, Any]:
     """The machine in a few plain fields."""
     described = {
-        "cpu": _processor(),
+        "cpu": processor(),
         "cpu features": " ".join(_features()),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -39,18 +40,8 @@ def describe(device: str) -> dict[str, Any]:
     return described
 
 
-def _cpuinfo(field: str) -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith(field)), "")
-
-
-def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
 def _features() -> list[str]:
-    there = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    there = (cpuinfo("flags") or cpuinfo("Features")).split()
     return [flag for flag in _FAST if flag in there]
 
 

@@ -12,7 +12,20 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from residuum.cli import bench, convert, data, evaluate, inspect, plan, predict, presets, recipes, summary, train
+from residuum.cli import (
+    bench,
+    compare,
+    convert,
+    data,
+    evaluate,
+    inspect,
+    plan,
+    predict,
+    presets,
+    recipes,
+    summary,
+    train,
+)
 from residuum.cli.console import open_console, say
 from residuum.cli.line import Line, build, print_help, read
 from residuum.errors import ConfigError, ResiduumError, nearest, quoted
@@ -31,6 +44,7 @@ COMMANDS = {
     "train": Command(train.Train, train.defaults, train.run),
     "predict": Command(predict.Predict, lambda line: predict.Predict(tyro.MISSING, tyro.MISSING), predict.run),
     "evaluate": Command(evaluate.Evaluate, lambda line: evaluate.Evaluate(tyro.MISSING), evaluate.run),
+    "compare": Command(compare.Compare, lambda line: compare.Compare(tyro.MISSING), compare.run),
     "data check": Command(data.DataCheck, lambda line: data.DataCheck(tyro.MISSING), data.run_check),
     "data pack": Command(data.DataPack, lambda line: data.DataPack(tyro.MISSING), data.run_pack),
     "summary": Command(summary.Summary, summary.defaults, summary.run),
@@ -96,7 +110,7 @@ def main() -> None:
         code = run(sys.argv[1:])
         sys.stdout.flush()
     except ResiduumError as error:
-        code = _refuse(str(error))
+        code = _refuse(str(error)) if _speaks(error) else 2
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # the reader of a pipe has gone; nobody is left to tell
@@ -106,6 +120,15 @@ def main() -> None:
         code = _refuse(f"{where}{error.strerror or error}")
         _mute(sys.stdout)  # what could not be printed is not tried again at the end
     sys.exit(code)
+
+
+def _speaks(error: ResiduumError) -> bool:
+    """Whether this process is to print an error: of several that train together one does."""
+    if sys.argv[1:2] != ["train"] or os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from residuum.train.distributed import speaks
+
+    return speaks(error)
 
 
 def _refuse(message: str) -> int:

@@ -11,13 +11,16 @@ from rich.console import Console
 from residuum.cli.console import say
 from residuum.cli.line import Line
 from residuum.data.catalog import Catalog, scan
+from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError
 from residuum.presets import preset
-from residuum.train.execution import Execution
+from residuum.train.execution import Execution, rank
 from residuum.train.loggers import Callback
 from residuum.train.recipe import Recipe, read_recipe, train_images
+from residuum.train.recipes import RECIPES
 from residuum.train.run import Run
 from residuum.units import show_size
+from residuum.validation import AtLeast
 
 Named = Annotated[str | None, tyro.conf.arg(name="model", metavar="PRESET")]
 
@@ -35,10 +38,13 @@ class Train:
     file: Annotated[str | None, tyro.conf.arg(name="recipe", metavar="NAME|FILE.toml")] = None
     # run folder to make; runs/DATA-N where left out
     out: Path | None = None
-    # run folder to go on with; its recipe stands
-    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    # run folder to go on with; its recipe stands, but for more epochs. 'auto' goes on with the run in --out if it has
+    # saved a state, and begins it if not
+    resume: Annotated[str | None, tyro.conf.arg(metavar="RUN|auto")] = None
     # only print recipe, steps, learning rates, and the time and memory to expect; no run folder is made
     dry_run: bool = False
+    # number of steps to profile, after the first few, into the run folder: a trace and a table of operations
+    profile: Annotated[int, AtLeast(0)] = 0
     # what was found where the data is, for the defaults
     catalog: Annotated[Catalog | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
 
@@ -48,6 +54,8 @@ def defaults(line: Line) -> Train:
     file, resumed = line.get("recipe"), line.get("resume")
     values = read_recipe(file) if file is not None else {}
     model = line.get("model") or values.pop("model.preset", None)
+    if resumed == "auto" and not line.asks_help:
+        resumed = _begun(line)
     if resumed is not None and not line.asks_help:
         recipe, execution, _ = Run(Path(resumed)).read()
         if model is not None:
@@ -58,14 +66,30 @@ def defaults(line: Line) -> Train:
     catalog = scan("digits" if line.asks_help else data)
     if line.asks_help:
         return Train(Recipe.default(catalog, model), Execution(), catalog=catalog)
+    share = line.get("data.holdout") or values.get("data.holdout")
+    holdout = None if share is None else DataSettings(holdout=float(share)).holdout
     if file is not None:
-        values = read_recipe(file, train_images(catalog))
+        values = read_recipe(file, train_images(catalog, holdout))
     for name in ("data.path", "model.preset"):  # the catalog's name is the data's
         values.pop(name, None)
     weights, prefix = (_weights(line, values, name) for name in ("weights", "prefix"))
-    if file == "finetune" and weights is None:
-        raise ConfigError("the recipe finetune starts from weights; name them by --weights")
-    return Train(Recipe.default(catalog, model, weights, prefix).replace(values), Execution(), catalog=catalog)
+    if file is not None and file in RECIPES and RECIPES[file].from_weights:
+        model = line.get("model")  # the weights bring their network
+        if weights is None:
+            raise ConfigError(f"the recipe {file} starts from weights; name them by --weights")
+    recipe = Recipe.default(catalog, model, weights, prefix, holdout).replace(values)
+    return Train(recipe, Execution(), catalog=catalog)
+
+
+def _begun(line: Line) -> str | None:
+    """The run in `--out` if it has a state to go on from; of several processes the first one looks."""
+    from residuum.train.distributed import join
+
+    out = line.get("out")
+    if out is None:
+        raise ConfigError("--resume auto goes on with the run in --out; name it by --out")
+    team = join(float(line.get("timeout") or Execution.timeout))
+    return out if team.of_first(lambda: Run(Path(out)).goes_on()) else None
 
 
 def _weights(line: Line, values: dict[str, Any], name: str) -> str | None:
@@ -80,18 +104,37 @@ def _weights(line: Line, values: dict[str, Any], name: str) -> str | None:
 def run(command: Train, console: Console) -> int:
     """Train, resume or only estimate; 130 or 143 where a signal ended it."""
     from residuum.train.loggers import ConsoleLogger
-    from residuum.train.session import fit, resume
+    from residuum.train.session import begin_or_resume, fit, resume
 
+    console.quiet = rank() > 0
     recipe, catalog, callbacks = command.recipe, command.catalog, (ConsoleLogger(console),)
     if command.dry_run:
         _estimate(command, console, callbacks)
         return 0
-    if command.resume is not None:
+    if command.resume == "auto" and command.out is not None:
+        result = begin_or_resume(
+            recipe,
+            out=command.out,
+            execution=command.execution,
+            callbacks=callbacks,
+            catalog=catalog,
+            profile=command.profile,
+        )
+    elif command.resume is not None:
         if command.out is not None:
             raise ConfigError("a run that is resumed stays in its folder; leave out --out")
-        result = resume(command.resume, recipe=recipe, execution=command.execution, callbacks=callbacks)
+        result = resume(
+            command.resume, recipe=recipe, execution=command.execution, callbacks=callbacks, profile=command.profile
+        )
     else:
-        result = fit(recipe, out=command.out, execution=command.execution, callbacks=callbacks, catalog=catalog)
+        result = fit(
+            recipe,
+            out=command.out,
+            execution=command.execution,
+            callbacks=callbacks,
+            catalog=catalog,
+            profile=command.profile,
+        )
 
     if result.stopped_by is not None:
         say(console, f"stopped and saved; go on with:  residuum train --resume {result.path}")
@@ -110,6 +153,17 @@ def run(command: Train, console: Console) -> int:
     return 0
 
 
+SPARKS = 48  # columns of the curve of the learning rate
+_LEVELS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+
+
+def sparkline(values: Sequence[float], console: Console) -> str:
+    """Values from 0 to their highest as a line of blocks, or of digits where the terminal has no blocks."""
+    levels = _LEVELS if console.encoding.startswith("utf") else "01234567"
+    top = max(values) or 1.0
+    return "".join(levels[min(int(len(levels) * value / top), len(levels) - 1)] for value in values)
+
+
 def _estimate(command: Train, console: Console, callbacks: Sequence[Callback]) -> None:
     """Print what the run would be and take."""
     from residuum.train.estimate import estimate
@@ -122,10 +176,15 @@ def _estimate(command: Train, console: Console, callbacks: Sequence[Callback]) -
         "data": f"{found.train_images:,} train images, {found.val_images:,} val images",
         "steps": f"{found.steps:,} an epoch, {total:,} in all",
         "lr": rates,
+        "": sparkline(found.curve(SPARKS), console),
+        **({"target": found.target} if found.target else {}),
         "computing": found.computing,
-        "time": f"{duration(found.seconds)} in all, {1000 * found.step_seconds:.1f} ms a step",
+        "time": f"{duration(found.seconds)} in all, {1000 * found.step_seconds:.1f} ms a step, of which "
+        f"{found.waiting:.0%} waiting for data",
         "memory": f"{show_size(found.memory)} for a step's tensors",
     }
+    if found.begun_from is not None:
+        lines = {"weights": found.begun_from} | lines
     console.print(found.recipe.to_toml(), highlight=False, markup=False)
     for topic, text in lines.items():
         callbacks[0].say(topic, text)

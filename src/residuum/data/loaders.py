@@ -6,6 +6,7 @@ live on the device as uint8 and are augmented a batch at a time; files are read 
 """
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,10 +40,12 @@ _REPLACEMENTS = 16  # images that are tried in place of one that cannot be decod
 class Loader(Protocol):
     """Batches of float (N, C, H, W), channels-last, and labels, a row each as the split has them, on the device.
 
+    `schedule` is the order in which they come, and how a step's images are shared by processes and cut into chunks.
     `skipped` says of each file that was left out why; `left_out_per_epoch` is how many images of the split, others each
     time, full batches leave out of an epoch.
     """
 
+    schedule: "Schedule"
     skipped: set[str]
     left_out_per_epoch: int
 
@@ -57,8 +60,10 @@ class Loader(Protocol):
 class Schedule:
     """Which images make up which batch of one process out of `world`.
 
-    For training they are shuffled; process `rank` has the rank-th of `world` contiguous shares of each batch of
-    `batch_size` images. For evaluation it has images `rank`, `rank + world`, ... in order, to the last one.
+    For training they are shuffled, and each batch of `batch_size` images is cut into chunks of `norm_batch`; process
+    `rank` has the rank-th of `world` contiguous runs of whole chunks, of which the first ones may be longer. Without
+    `norm_batch` each process has one chunk, as nearly as large as the others'. For evaluation it has images `rank`,
+    `rank + world`, ... in order, to the last one.
 
     With `repeats` an epoch has so many views of fewer images, which stand in one batch where they do not fall on its
     edge: the first views of all, then the second ones, so that processes have views of one image each. Numbers from
@@ -74,6 +79,7 @@ class Schedule:
     repeats: int = 1
     # numbers of `count` images in the order of an epoch, from its generator; each once where left out
     order: Callable[[torch.Generator], Tensor] | None = None
+    norm_batch: int | None = None
 
     def __len__(self) -> int:
         if self.train:  # a training batch is full, unless there is only this one
@@ -96,19 +102,51 @@ class Schedule:
         return min(self.batch_size, self.count)
 
     @property
+    def chunks(self) -> int:
+        """Chunks in a training batch over all processes; the last one is short where a small set leaves it so."""
+        return self.world if self.norm_batch is None else math.ceil(self.whole / self.norm_batch)
+
+    @property
+    def own_chunks(self) -> range:
+        """The chunks of this process."""
+        each, more = divmod(self.chunks, self.world)
+        first = self.rank * each + min(self.rank, more)
+        return range(first, first + each + (self.rank < more))
+
+    def chunk(self, number: int) -> slice:
+        """The places of a chunk in a training batch."""
+        if self.norm_batch is None:
+            return slice(number * self.whole // self.world, (number + 1) * self.whole // self.world)
+        return slice(number * self.norm_batch, min((number + 1) * self.norm_batch, self.whole))
+
+    @property
     def share(self) -> slice:
         """The places of this process in a training batch."""
-        return slice(self.rank * self.whole // self.world, (self.rank + 1) * self.whole // self.world)
+        own = self.own_chunks
+        return slice(self.chunk(own[0]).start, self.chunk(own[-1]).stop)
 
     def batches(self, epoch: int) -> list[Tensor]:
         """The numbers of the images, or of their further views, in each of this process's batches."""
         if not self.train:
             return list(torch.split(torch.arange(self.rank, self.count, self.world), self._evaluated))[: len(self)]
+        share = self.share
+        return [batch[share] for batch in torch.split(self._shuffled(epoch), self.batch_size)[: len(self)]]
+
+    def digest(self, epoch: int) -> str:
+        """16 hex digits of an epoch's images in their order, further views told apart, and of the seed of their draws.
+
+        All draws of augmentation are functions of that seed and of an image's number or place, so two runs whose
+        digests are equal are trained on the same. It does not depend on processes.
+        """
+        numbers = self._shuffled(epoch)[: len(self) * self.batch_size]
+        total = hashlib.blake2b(repr((self.seed, epoch, self.batch_size)).encode(), digest_size=8)
+        total.update(numbers.numpy().data)
+        return total.hexdigest()
+
+    def _shuffled(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed_for(self.seed, epoch))
         order = torch.randperm(self.count, generator=generator) if self.order is None else self.order(generator)
-        if self.repeats > 1:
-            order = self._repeated(order)
-        return [batch[self.share] for batch in torch.split(order, self.batch_size)[: len(self)]]
+        return self._repeated(order) if self.repeats > 1 else order
 
     def _repeated(self, order: Tensor) -> Tensor:
         order = order % self.count + order // self.count * (self.count * self.repeats)  # if it has further views itself
@@ -311,7 +349,8 @@ class FileLoader:
             if bad and not self.skip_bad_images:
                 raise DataError(f"{bad[0]}; remove or mend it, or leave it out by --skip-bad-images")
             self.skipped.update(bad)
-            if self.schedule.train and len(labels) < min(2, self.schedule.share.stop - self.schedule.share.start):
+            share, chunks = self.schedule.share, len(self.schedule.own_chunks)
+            if self.schedule.train and len(labels) < min(2 * chunks, share.stop - share.start):
                 raise DataError(f"too few images can be decoded to fill a batch, first: {bad[0]}")
             if images is not None:
                 yield (
@@ -335,18 +374,22 @@ def make_loader(
     world: int = 1,
     balance: float = 0.0,
     epochs: int = 1,
+    norm_batch: int | None = None,
 ) -> Loader:
     """Batches of one split: shuffled, augmented and full for training; all images in order for evaluation.
 
-    `batch_size` counts the images of all `world` processes; process `rank` gets its share of them. For training all
-    processes have the same number of steps. In training rare classes come more often by the power `balance`, 0 to 1,
-    and images have the size that goes with the epoch's place among `epochs`. Raises `ConfigError` and `DataError`.
+    `batch_size` counts the images of all `world` processes; process `rank` gets its share of them, in whole chunks of
+    `norm_batch` where that is given. For training all processes have the same number of steps, rare classes come more
+    often by the power `balance`, 0 to 1, and images have the size that goes with the epoch's place among `epochs`.
+    Raises `ConfigError` and `DataError`.
     """
     if train and min(batch_size, len(split)) < world:
         raise ConfigError(
             f"a batch of {min(batch_size, len(split))} images cannot be shared by {world} processes; take fewer of "
             "them, or a larger --batch-size"
         )
+    if train and norm_batch is not None:
+        _check_chunks(min(batch_size, len(split)), norm_batch, world)
     if train:
         _check_border(augmentation, preprocessing, epochs)
     order = None
@@ -363,13 +406,29 @@ def make_loader(
     elif train and balance:
         one_class_each(split.labels)
         order = partial(balanced_order, split.labels, balance)
-    schedule = Schedule(len(split), batch_size, seed, train, rank, world, augmentation.repeats if train else 1, order)
+    repeats = augmentation.repeats if train else 1
+    schedule = Schedule(len(split), batch_size, seed, train, rank, world, repeats, order, norm_batch)
     if isinstance(split.images, Tensor):
         for name in ("policy", "erase") if train else ():
             if getattr(augmentation, name) != getattr(Augmentation(), name):
                 raise ConfigError(f"augment.{name} is for image files, and these images are in memory; leave it out")
         return MemoryLoader(split, preprocessing, schedule, augmentation, device, epochs)
     return FileLoader(split, preprocessing, schedule, augmentation, device, workers, skip_bad_images, epochs)
+
+
+def _check_chunks(images: int, norm_batch: int, world: int) -> None:
+    """Raise `ConfigError` where a step of so many images has too few chunks, or one that is too small for a norm."""
+    chunks = math.ceil(images / norm_batch)
+    if chunks < world:
+        raise ConfigError(
+            f"a step of {images} images has {chunks} chunk{'s' * (chunks > 1)} of norm_batch {norm_batch}, too few for "
+            f"{world} processes; take fewer processes or a smaller --norm-batch"
+        )
+    if chunks > 1 and images % norm_batch == 1:
+        raise ConfigError(
+            f"a step has all {images} train images, and its last chunk of norm_batch {norm_batch} would have one, of "
+            "which batch norms can take no statistics; take another --norm-batch"
+        )
 
 
 def _check_border(augmentation: Augmentation, preprocessing: Preprocessing, epochs: int) -> None:

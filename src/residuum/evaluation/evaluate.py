@@ -96,7 +96,7 @@ def evaluate(
     if not model.classes:
         about += " The weights do not name their classes: they are taken to be the data's, in order."
     found = joined(gathered(shard, world), labelled, classes, source=str(source), data=str(settings.path), about=about)
-    return found, Subject(subject.name, classes, labelled), preprocessing
+    return replace(found, split=subject.name), Subject(subject.name, classes, labelled), preprocessing
 
 
 def _preprocessing(model: ResNet, source: str | Path, settings: DataSettings) -> Preprocessing:

@@ -37,6 +37,7 @@ class Predictions:
     probabilities: Floats
     losses: Floats
     skipped: tuple[str, ...] = ()  # why each image that could not be decoded was left out
+    split: str = ""  # train, val or test
 
     @property
     def right(self) -> NDArray[np.bool_]:

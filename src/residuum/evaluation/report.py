@@ -163,6 +163,7 @@ def summary(found: Predictions, counts: Counts) -> dict[str, Any]:
     return {
         "network": found.source,
         "data": found.data,
+        "split": found.split,
         "about": found.about,
         "top1": share(counts.accuracy),
         f"top{TOP}": share(counts.top),

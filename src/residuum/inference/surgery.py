@@ -16,6 +16,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from residuum.errors import ConfigError, DeviceError, first_line, quoted
 from residuum.nn.resnet import ResNet
+from residuum.nn.wrapping import why_not_ours
 
 # Hooks that set a tensor of their layer before it runs, and do nothing else.
 _TENSOR_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
@@ -115,15 +116,10 @@ def _without_recomputation(module: nn.Module) -> None:
 
 
 def _network(model: object) -> ResNet:
-    name = f"{type(model).__module__}.{type(model).__qualname__}"
-    if not isinstance(model, ResNet):
-        for attribute in ("module", "_orig_mod"):  # DataParallel, DistributedDataParallel, AveragedModel; torch.compile
-            if isinstance(model, nn.Module) and isinstance(getattr(model, attribute, None), nn.Module):
-                raise ConfigError(f"the model is a {name} around a network; give the network, its .{attribute}")
-        raise ConfigError(f"the model is a {name}; give a residuum.ResNet, unwrapped")
+    if (why := why_not_ours(model)) is not None:
+        raise ConfigError(why)
+    assert isinstance(model, ResNet)
     tensors = list(chain(model.parameters(), model.buffers()))
-    if any(type(t).__name__ == "DTensor" for t in tensors):
-        raise ConfigError("the network's weights are spread over processes (FSDP); gather them into a plain network")
     if any(is_lazy(t) for t in tensors):
         raise ConfigError("the network has a layer whose weights do not exist yet; run it once on images")
     devices = sorted({str(t.device) for t in tensors})

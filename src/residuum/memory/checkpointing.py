@@ -31,6 +31,7 @@ from residuum.nn.freezing import FrozenBatchNorm
 from residuum.nn.layers import BlurPool, EfficientChannelAttention, SqueezeExcite, StandardizedConv2d, ZeroPadShortcut
 from residuum.nn.resnet import ResNet, Stage
 from residuum.nn.stochastic_depth import StochasticDepth
+from residuum.nn.wrapping import why_not_ours
 
 _Result = TypeVar("_Result")
 Mode = Literal["none", "selective", "block", "stage"]
@@ -449,9 +450,8 @@ def recompute(model: ResNet, mode: str | Sequence[str | Sequence[str]], *, stem:
 
 def check_ours(model: object) -> None:
     """Raise `ConfigError` for a model that is no `residuum.ResNet`, or is one that a wrapper has taken over."""
-    if not isinstance(model, ResNet) or type(model).__name__.startswith("FSDP"):
-        name = f"{type(model).__module__}.{type(model).__qualname__}"
-        raise ConfigError(f"the model is a {name}; give a residuum.ResNet, unwrapped")
+    if (why := why_not_ours(model)) is not None:
+        raise ConfigError(why)
 
 
 def _per_stage(mode: str | Sequence[str | Sequence[str]], model: ResNet) -> list[str | list[str]]:

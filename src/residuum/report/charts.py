@@ -50,6 +50,15 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Line:
+    """Places in order, joined; a line without a name stands back."""
+
+    name: str
+    places: Sequence[tuple[float, float]]
+    colour: str
+
+
+@dataclass(frozen=True)
 class Chart:
     """A drawing under its title; `description` says what is to be seen, for those who do not see it."""
 
@@ -118,6 +127,30 @@ def scatter_chart(title: str, points: Sequence[Point], *, x: str, y: str, descri
             axes.annotate(
                 _name(point.name), (point.x, point.y), (1.03 * right, level), va="center", annotation_clip=False,
                 arrowprops=leader,
+            )  # fmt: skip
+        return Chart(title, description, _svg(figure))
+
+
+def line_chart(title: str, lines: Sequence[Line], *, x: str, y: str, description: str) -> Chart:
+    """Lines over x; their names, where they have one, in a column at the right, at the heights where they end."""
+    from matplotlib.ticker import MaxNLocator
+
+    with _drawing(2.9) as (figure, axes):
+        for line in lines:
+            xs, ys = zip(*line.places, strict=True)
+            thin = {"linewidth": 0.8, "alpha": 0.45} if not line.name else {"linewidth": 1.8, "alpha": 0.95}
+            axes.plot(xs, ys, color=line.colour, marker="o" if len(xs) == 1 else "", markersize=4, **thin)  # type: ignore[arg-type]
+        axes.set(xlabel=x, ylabel=y)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(color=GREY, alpha=0.25, linewidth=0.7)
+        axes.set_axisbelow(True)
+        low, high = axes.get_ylim()
+        named = sorted((line for line in lines if line.name), key=lambda line: line.places[-1][1])
+        heights = spread([line.places[-1][1] - low for line in named], 0.075 * (high - low), high - low)
+        for line, height in zip(named, heights, strict=True):
+            axes.annotate(
+                _name(line.name), (1, low + height), (8, 0), xycoords=("axes fraction", "data"),
+                textcoords="offset points", va="center", color=line.colour, annotation_clip=False,
             )  # fmt: skip
         return Chart(title, description, _svg(figure))
 

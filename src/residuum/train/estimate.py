@@ -2,17 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from residuum.data.catalog import Catalog, scan
 from residuum.devices import choose_precision, now, pick_device
+from residuum.errors import quoted
 from residuum.memory.planner import Planner, Speed
+from residuum.train.chunks import Cut
+from residuum.train.clock import Clock, waiting
 from residuum.train.execution import Execution
 from residuum.train.finetune import read_start
 from residuum.train.loggers import Callback
 from residuum.train.loop import step
+from residuum.train.losses import smoothed
+from residuum.train.mixing import mix
 from residuum.train.optim import learning_rate, state_kept
 from residuum.train.recipe import Recipe, check_fit
 from residuum.train.schedules import steps_of
@@ -37,6 +43,9 @@ class Estimate:
     seconds: float
     memory: int
     computing: str
+    waiting: float  # share of a step, 0 to 1
+    target: str  # of the first image that is mixed, class by class; empty where none are
+    begun_from: str | None = None  # what was taken from weights, in a sentence
 
     def rates(self, points: int = 5) -> tuple[tuple[int, float], ...]:
         """Steps, counted from 1, and their learning rates: the first, the highest, the last, and some on the way."""
@@ -44,6 +53,16 @@ class Estimate:
         peak = max(steps_of(recipe.schedule.warmup, total, recipe.epochs) - 1, 0)
         places = {round(i * (total - 1) / (points - 1)) for i in range(points)} | {peak}
         return tuple((place + 1, learning_rate(place, recipe, self.steps)) for place in sorted(places))
+
+    def curve(self, points: int) -> tuple[float, ...]:
+        """The highest learning rate within each of so many equal parts of the run, at least a step long."""
+        total = self.recipe.epochs * self.steps
+        points = min(points, total)
+        edges = [i * total // points for i in range(points + 1)]
+        return tuple(
+            max(learning_rate(place, self.recipe, self.steps) for place in {first, (first + last - 1) // 2, last - 1})
+            for first, last in pairwise(edges)
+        )
 
 
 def estimate(
@@ -66,8 +85,10 @@ def estimate(
     with generators_kept(device):
         job = prepare(recipe, execution, catalog, device, callbacks, weights)
         memory = job.plan.peak if job.plan is not None else _memory(job)
-        steps, step_seconds = len(job.train), _step_seconds(job)
-        val = job.dataset.val
+        steps = len(job.train)
+        seconds: dict[str, float] = {}
+        step_seconds = _step_seconds(job, Clock(device, seconds))
+        val, target = job.dataset.val, _target(job)
         epoch = steps * step_seconds + (len(job.val) * _val_seconds(job) if job.val is not None else 0.0)
     return Estimate(
         recipe,
@@ -78,14 +99,20 @@ def estimate(
         recipe.epochs * epoch,
         memory,
         f"{device}, {precision} ({why})",
+        waiting(seconds),
+        target,
+        job.begun_from,
     )
 
 
-def _step_seconds(job: Job) -> float:
-    """Of a step and of what its images take to come: the mean over the sizes that images have in the run."""
+def _step_seconds(job: Job, clock: Clock) -> float:
+    """Of a step and of what its images take to come: the mean over the sizes that images have in the run.
+
+    The clock is left with the steps that are timed.
+    """
     epochs = job.recipe.epochs
     sizes = [job.recipe.augment.size_in(epoch, epochs) for epoch in range(epochs)]
-    return sum(sizes.count(size) * _seconds_in(job, sizes.index(size)) for size in set(sizes)) / epochs
+    return sum(sizes.count(size) * _seconds_in(job, sizes.index(size), clock) for size in set(sizes)) / epochs
 
 
 def _batches(job: Job, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -93,19 +120,41 @@ def _batches(job: Job, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield from job.train.epoch(epoch)
 
 
-def _seconds_in(job: Job, epoch: int) -> float:
-    state, steps = job.state, len(job.train)
+def _seconds_in(job: Job, epoch: int, clock: Clock) -> float:
+    state, steps, earlier = job.state, len(job.train), dict(clock.seconds)
     state.network.train()
     begin = now(state.device)
-    for count, (images, labels) in enumerate(_batches(job, epoch), 1):
+    for count, (images, labels) in enumerate(clock.batches(_batches(job, epoch)), 1):
         state.progress.step %= steps
-        step(state, state.network, job.recipe, images, labels, steps)
+        step(state, state.network, job.recipe, images, labels, steps, clock.lap, cut=Cut.of(job.train.schedule))
         seconds = now(state.device) - begin
+        clock.read()
         if count == WARM_UP:
+            clock.seconds.clear()
+            clock.seconds.update(earlier)
             begin = now(state.device)
         elif count > WARM_UP and (count == WARM_UP + STEPS or seconds > SECONDS):
             return seconds / (count - WARM_UP)
     raise AssertionError("epochs go on for ever")
+
+
+def _target(job: Job) -> str:
+    """`0.700 cat, 0.300 dog`: what the first image of a mixed step is trained to be, label smoothing included."""
+    recipe, classes = job.recipe, job.dataset.classes
+    settings = recipe.mixing
+    if not (settings.mixup or settings.cutmix):
+        return ""
+    images, labels = next(job.train.epoch(0))
+    mixed = mix(images, labels, mixup=settings.mixup, cutmix=settings.cutmix, seed=recipe.seed, epoch=0, step=0)
+    shares = mixed.targets(len(classes))[:1]
+    if recipe.loss.threshold is not None:
+        shares = (shares > recipe.loss.threshold).float()
+    row = smoothed(shares, recipe.loss.label_smoothing)[0].tolist()
+    order = sorted(range(len(row)), key=lambda label: -row[label])
+    named = [label for label in order if row[label] > min(row)]
+    words = [f"{row[label]:.3f} {quoted(classes[label], 40)}" for label in named]
+    others = len(row) - len(named)
+    return ", ".join([*words, *([f"{min(row):.3f} each of {others} others"] if others else [])])
 
 
 @torch.inference_mode()
@@ -132,7 +181,7 @@ def _memory(job: Job) -> int:
         optimizer=state_kept(recipe.optimizer),
         speed=_ANY,
     )
-    average = 0
+    average, cut, gradients = 0, Cut.of(job.train.schedule), sum(p.nbytes for p in network.parameters())
     if job.state.average is not None:
         average = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-    return planner.uniform(min(recipe.batch_size, len(job.dataset.train.labels)), "none").peak + average
+    return planner.uniform(max(cut.sizes), "none").peak + average + gradients * cut.held

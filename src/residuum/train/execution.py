@@ -1,14 +1,19 @@
 """How a run is carried out: what may differ from one machine to the next and does not change the outcome. No torch."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
+
+from tyro.conf import arg
 
 from residuum.errors import ConfigError, quoted
 from residuum.files import cache_folder
 from residuum.units import parse_size
 from residuum.validation import AtLeast, Within, check, parse_toml, refuse_unknown, toml_lines
+
+Service = Literal["tensorboard", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,15 @@ class Execution:
     cache: str | None = None
     # seconds between saves of the state within an epoch; it is saved after each epoch too
     save_every: Annotated[float, Within("(0, 1e9]")] = 600.0
+    # seconds that a process waits for another one before it gives it up
+    timeout: Annotated[float, Within("[1, 1e6]")] = 600.0
     # look at the test split once, after the last epoch
     test: bool = True
+    # services that are given the numbers of each epoch too; each is an extra of its name
+    log: Annotated[
+        tuple[Service, ...],
+        arg(metavar="{tensorboard,wandb,mlflow} ...", help_behavior_hint="(default: none)"),
+    ] = ()
 
     def __post_init__(self) -> None:
         check(self)
@@ -51,3 +63,24 @@ class Execution:
         values: dict[str, Any] = parse_toml(text)
         refuse_unknown(values, (f.name for f in dataclasses.fields(cls)), "field of an execution")
         return cls(**values)
+
+
+# -- processes, as torchrun tells of them ------------------------------------------------------------------------------
+
+
+def world_size() -> int:
+    """How many processes torchrun has started; 1 without it. Raises `ConfigError`."""
+    return from_torchrun("WORLD_SIZE", 1)
+
+
+def rank() -> int:
+    """Which of them this is; 0 without torchrun. Raises `ConfigError`."""
+    return from_torchrun("RANK", 0) if world_size() > 1 else 0
+
+
+def from_torchrun(name: str, default: int) -> int:
+    """A whole number in the environment, as torchrun sets it; raises `ConfigError`."""
+    try:
+        return int(os.environ.get(name, default))
+    except ValueError:
+        raise ConfigError(f"{name} is {quoted(os.environ[name])}; it must be a whole number, as by torchrun") from None

@@ -35,10 +35,14 @@ def read_start(recipe: Recipe) -> tuple[Recipe, Checkpoint | None]:
             f"{checkpoint.source} has changed since the recipe was written: finetune.sha256 is "
             f"{quoted(settings.sha256)} there, and the weights' is {found}; take the old ones, or leave it out"
         )
-    weights = settings.weights
-    if not is_reference(weights) or Path(weights).exists():
-        weights = str(Path(weights).expanduser().absolute())
-    return recipe.replace({"finetune.weights": weights, "finetune.sha256": found}), checkpoint
+    return recipe.replace({"finetune.weights": whole_path(settings.weights), "finetune.sha256": found}), checkpoint
+
+
+def whole_path(weights: str) -> str:
+    """Weights as a recipe names them, whatever the working directory."""
+    if is_reference(weights) and not Path(weights).exists():
+        return weights
+    return str(Path(weights).expanduser().absolute())
 
 
 def take_weights(network: ResNet, checkpoint: Checkpoint, classes: tuple[str, ...], head: str) -> str:

@@ -4,17 +4,19 @@ Numbers are read from the device by the loop, a few times a second, whoever list
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from residuum.errors import shortened
+from residuum.train.clock import waiting
 
 LINE_EVERY = 60.0  # seconds between lines where there is no terminal
 LONGEST = 2000  # characters of a line; paths may be long
+LEAST_BAR, WIDEST_BAR = 3, 24  # columns of the bar
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,14 @@ class Snapshot:
     accuracy: float  # 0 to 1
     images_per_second: float
     seconds_left: float  # of the whole run
+    images: int  # of this epoch so far
+    val_accuracy: float | None  # after the last epoch
+    seconds: Mapping[str, float]  # of this epoch so far, by phase
+
+    @property
+    def waiting(self) -> float:
+        """The share of this epoch's steps, 0 to 1, in which they waited for data."""
+        return waiting(self.seconds)
 
 
 class Callback:
@@ -59,6 +69,9 @@ class Callback:
 
     def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
         """An epoch is done: its line of `metrics.jsonl`."""
+
+    def saved(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The state is saved with these rows, all of `metrics.jsonl`: no resuming goes back behind them."""
 
     def end(self) -> None:
         """Training is over, for whatever reason."""
@@ -90,9 +103,8 @@ class ConsoleLogger(Callback):
             return
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            BarColumn(),
+            TextColumn("{task.fields[numbers]}", style="none"),
             console=self.console,
             transient=True,
         )
@@ -107,16 +119,16 @@ class ConsoleLogger(Callback):
 
     def look(self, snapshot: Snapshot) -> None:
         """Moves the bar, or writes a line where the last one is a minute old."""
-        at = f"epoch {snapshot.epoch + 1}/{snapshot.epochs}"
-        numbers = (
-            f"loss {snapshot.loss:.3f}, {100 * snapshot.accuracy:.1f} %, {snapshot.images_per_second:,.0f} images/s, "
-            f"{duration(snapshot.seconds_left)} left"
-        )
         if self.bar is not None:
             done = snapshot.epoch * snapshot.steps + snapshot.step
+            at, width, numbers = bar_line(snapshot, self.console.width)
+            column = self.bar.columns[1]
+            assert isinstance(column, BarColumn)
+            column.bar_width = width
             self.bar.update(self.task, completed=done, description=at, numbers=numbers)
         elif time.monotonic() - self.said >= LINE_EVERY:
-            self._line(f"{at}, step {snapshot.step:,} of {snapshot.steps:,}: {numbers}")
+            at = f"epoch {snapshot.epoch + 1}/{snapshot.epochs}, step {snapshot.step:,} of {snapshot.steps:,}"
+            self._line(f"{at}: {', '.join(numbers_of(snapshot))} left")
 
     def evaluating(self, split: str, batch: int, batches: int) -> None:
         """Says how far evaluation is."""
@@ -141,6 +153,41 @@ class ConsoleLogger(Callback):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def numbers_of(snapshot: Snapshot) -> list[str]:
+    """Loss and train accuracy, val accuracy so far, speed, share of waiting for data, time left of the whole run."""
+    return [
+        f"loss {snapshot.loss:.3f}, {100 * snapshot.accuracy:.1f} %",
+        *([f"val {100 * snapshot.val_accuracy:.1f} %"] if snapshot.val_accuracy is not None else []),
+        f"{snapshot.images_per_second:,.0f} images/s",
+        f"data {100 * snapshot.waiting:.0f} %",
+        duration(snapshot.seconds_left),
+    ]
+
+
+def bar_line(snapshot: Snapshot, width: int) -> tuple[str, int, str]:
+    """What stands left of a progress bar, the bar's width, and what stands right of it, in so many columns.
+
+    The narrower the terminal the shorter the words; the bar takes what is left, up to 24 columns.
+    """
+    at = f"{snapshot.epoch + 1}/{snapshot.epochs}"
+    loss, *middle, left = numbers_of(snapshot)
+    short = f"loss {snapshot.loss:.2f}"
+    step = f"step {snapshot.step:,}/{snapshot.steps:,}"
+    abrupt = [words.replace(" images/s", "/s") for words in middle]
+    for before, after in (
+        (f"epoch {at}", f"{step}  {'  '.join([loss, *middle, left])} left"),
+        (f"epoch {at}", f"{'  '.join([loss, *middle, left])} left"),
+        (f"epoch {at}", "  ".join([short, *middle, left])),
+        (f"epoch {at}", "  ".join([short, *abrupt, left])),
+        (at, " ".join([short, *abrupt, left])),
+        (at, " ".join([short, left])),
+    ):
+        room = width - len(before) - len(after) - 2  # a space between two of them
+        if room >= LEAST_BAR:
+            break
+    return before, max(1, min(room, WIDEST_BAR)), after
 
 
 def duration(seconds: float) -> str:

@@ -73,7 +73,7 @@ def right_answers(logits: Tensor, targets: Tensor) -> Tensor:
     answers = logits.argmax(1)
     if targets.ndim == 1:
         return (answers == targets).sum()
-    return targets.gather(1, answers[:, None]).sum(dtype=_exact(targets.device))
+    return targets.gather(1, answers[:, None]).sum(dtype=exact(targets.device))
 
 
 def _of_images(weights: Tensor, targets: Tensor, like: Tensor) -> Tensor:
@@ -86,5 +86,5 @@ def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _exact(device: torch.device) -> torch.dtype:
+def exact(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64  # which Apple's devices do not have

@@ -195,6 +195,9 @@ class Recipe:
     epochs: Annotated[int, AtLeast(1)] = 30
     # images in a step
     batch_size: Annotated[int, AtLeast(2)] = 64
+    # images that share batch norm's statistics, mixing and dropped branches: a step is cut into chunks of so many, and
+    # a process has whole ones; where left out, a process's share when the run begins
+    norm_batch: Annotated[int | None, AtLeast(2)] = None
     # of initialisation, order, augmentation and dropout
     seed: Annotated[int, AtLeast(0, 2**63 - 1)] = 0
     # fp32, bf16, or auto, which is bf16 where the device computes it
@@ -221,6 +224,11 @@ class Recipe:
     def __post_init__(self) -> None:
         check(self)
         self._check_finetune()
+        if self.norm_batch is not None and self.batch_size % self.norm_batch:
+            raise ConfigError(
+                f"norm_batch is {self.norm_batch}, and a batch of {self.batch_size} images does not divide into chunks "
+                "of it; give a --norm-batch that divides --batch-size"
+            )
         schedule = self.schedule
         if schedule.warmup >= self.epochs:
             raise ConfigError(
@@ -250,22 +258,23 @@ class Recipe:
         model: str | None = None,
         weights: str | Path | None = None,
         prefix: str | None = None,
+        holdout: float | None = None,
     ) -> Self:
         """What `residuum train --data ...` does by itself: a network and a schedule that fit the data.
 
         `data` is a dataset's name, a folder or its catalog; `model` is a preset in place of the usual one. With
         `weights` to start from, which `prefix` chooses in a file of several, the network is theirs, images are
-        looked at as they want it, and the named recipe `finetune` goes over that of the data. Raises `DataError` for
-        data that cannot be found, `ConfigError` for an unknown preset or one that the weights are not of, and
-        `WeightsError` for weights that cannot be read.
+        looked at as they want it, and the named recipe `finetune` goes over that of the data; it goes by the number of
+        training images, which `holdout` decides. Raises `DataError` for data that cannot be found, `ConfigError` for
+        an unknown preset or one that the weights are not of, and `WeightsError` for weights that cannot be read.
         """
         catalog = data if isinstance(data, Catalog) else scan(str(data))
         name, fields = _usual(catalog)
-        fields = {"data.path": catalog.name} | fields
+        fields = {"data.path": catalog.name} | fields | ({} if holdout is None else {"data.holdout": holdout})
         if weights is not None:
             from residuum.train.start import fields_of_weights  # only then is torch needed
 
-            fields |= named_recipe("finetune").fields_for(train_images(catalog))
+            fields |= named_recipe("finetune").fields_for(train_images(catalog, holdout))
             return cls().replace(fields | fields_of_weights(str(weights), prefix, model, catalog))
         config = preset(model or name).replace(in_channels=catalog.channels, num_classes=len(catalog.classes))
         return cls(model=config).replace(fields)
@@ -396,8 +405,9 @@ def _usual(catalog: Catalog) -> tuple[str, dict[str, Any]]:
     return name, fields | ({"loss.name": "bce"} if catalog.several else {})
 
 
-def train_images(catalog: Catalog, holdout: float = DataSettings.holdout) -> int:
+def train_images(catalog: Catalog, holdout: float | None = None) -> int:
     """How many images are trained on; of a named dataset, whose images are split as they are read, about so many."""
+    holdout = DataSettings.holdout if holdout is None else holdout
     if catalog.files:
         return len(split_files(catalog, holdout)["train"])
     return round(_IMAGES[catalog.name] * (1 - holdout))

@@ -27,6 +27,8 @@ class NamedRecipe:
     differs: tuple[str, ...] = ()
     # run, seeds and hours that reached it here, or empty
     reproduced: str = ""
+    # whether it starts from weights, which bring their own network
+    from_weights: bool = False
     # what changes with the number of training images
     sized: Callable[[int], Mapping[str, Any]] | None = None
 
@@ -248,6 +250,7 @@ RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
                 "a crop of 480 of 512 pixels is one of the same share of the area here, of varying shape",
                 "the HyperRule takes images below 96 pixels at 128 of 160: data.image_size and augment.crop_scale 0.64",
             ),
+            from_weights=True,
             sized=_bit,
         ),
         "fast-cifar": NamedRecipe(
@@ -293,6 +296,7 @@ RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
             },
             source="optimizer and rate of 1805.08974; a rate that falls with depth from 1801.06146",
             differs=("1805.08974 searches rate and weight decay for each dataset, in 20,000 steps of 256 images",),
+            from_weights=True,
             sized=_finetuned,
         ),
     }

@@ -2,9 +2,11 @@
 
 recipe.toml            the recipe, every default filled in
 execution.toml         how it was carried out: device, workers, memory
+environment.json       with which code, libraries and device, and from which epoch on
 data.json              what it was trained on: classes, files of each class, and a digest of all
 metrics.jsonl          one line per finished epoch; the last one also tells of the test split
 weights.safetensors    the network's weights, with its config, classes and preprocessing in the metadata
+best.safetensors       those of the first epoch with the highest accuracy on the validation split, if there is one
 state.pt               everything that resuming needs; state-previous.pt is the one before
 curves.png             loss and accuracy over the epochs
 """
@@ -81,6 +83,11 @@ class Run:
         """The weights file."""
         return self.path / "weights.safetensors"
 
+    @property
+    def best(self) -> Path:
+        """The weights of the epoch that did best on the validation split."""
+        return self.path / "best.safetensors"
+
     @classmethod
     def create(cls, path: Path, recipe: Recipe, execution: Execution, data: DataRecord) -> Self:
         """A new folder with recipe, execution and data in it; raises `RunError` where it exists or cannot be made."""
@@ -100,6 +107,24 @@ class Run:
             run.remove()
             raise
         return run
+
+    def goes_on(self) -> bool:
+        """Whether there is a state to go on from; raises `RunError` where something else than a run is in the way.
+
+        What a run leaves that was killed before it saved a state is removed.
+        """
+        try:
+            found = {path.name.lstrip(".").partition(".")[0] for path in self.path.iterdir()}
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise RunError(f"the run folder {quoted(str(self.path))} cannot be read: {error.strerror}") from None
+        if any((self.path / name).is_file() for name in STATES):
+            return True
+        if found - {"recipe", "execution", "data", "environment", "weights", "state"}:
+            refuse_existing(self.path)
+        self.remove()
+        return False
 
     def write_recipe(self, recipe: Recipe, execution: Execution) -> None:
         """Write down what is trained and how."""
@@ -121,13 +146,30 @@ class Run:
             raise RunError(f"{named} is not a run that can be resumed: {error.strerror}") from None
         if missing:
             raise RunError(f"{named} is not a run that can be resumed: it has no {' and no '.join(missing)}")
-        recipe: Recipe = self._read("recipe.toml", Recipe.from_toml)
+        recipe = self.recipe()
         execution = (
             self._read("execution.toml", Execution.from_toml)
             if (self.path / "execution.toml").is_file()
             else Execution()
         )
-        return recipe, execution, self._read("data.json", DataRecord.from_json)
+        return recipe, execution, self.data()
+
+    def recipe(self) -> Recipe:
+        """What is trained; raises `RunError`."""
+        recipe: Recipe = self._read("recipe.toml", Recipe.from_toml)
+        return recipe
+
+    def data(self) -> DataRecord:
+        """What it is trained on; raises `RunError`."""
+        data: DataRecord = self._read("data.json", DataRecord.from_json)
+        return data
+
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`, none where there is no such file yet; raises `RunError`."""
+        if not (self.path / "metrics.jsonl").exists():
+            return []
+        rows: list[dict[str, Any]] = self._read("metrics.jsonl", _rows)
+        return rows
 
     def _read(self, name: str, parse: Callable[[str], Any]) -> Any:
         try:
@@ -188,6 +230,13 @@ class Run:
             if history:
                 axes.legend(frameon=False)
         write_whole(self.path / "curves.png", lambda partial: figure.savefig(partial, dpi=130), RunError)
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in text.splitlines()]
+    if not all(isinstance(row, dict) and row.get("epoch") == number for number, row in enumerate(rows, 1)):
+        raise ValueError("its lines are not one for each epoch")
+    return rows
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +23,21 @@ from residuum.errors import ConfigError, DataError, RunError, WeightsError, quot
 from residuum.memory.in_place import choose_in_place
 from residuum.memory.planner import Plan, Planner
 from residuum.nn.resnet import ResNet
+from residuum.train import environment
+from residuum.train.bottleneck import WaitingForData, in_words, of_rows
+from residuum.train.chunks import Cut
+from residuum.train.clock import Clock
+from residuum.train.distributed import ALONE, Replica, Team, join, own_device
 from residuum.train.execution import Execution
-from residuum.train.finetune import freeze_for, frozen_parts, read_start, take_weights
+from residuum.train.finetune import freeze_for, frozen_parts, read_start, take_weights, whole_path
 from residuum.train.loggers import Beginning, Callback, ConsoleLogger
 from residuum.train.loop import look_at, train_epochs
-from residuum.train.optim import make_average, make_optimizer, set_norm_momentum, state_kept
+from residuum.train.optim import learning_rate, make_average, make_optimizer, set_norm_momentum, state_kept
+from residuum.train.profiling import Profile
 from residuum.train.recipe import Recipe, check_fit, differences
 from residuum.train.run import DataRecord, Run, free_folder, refuse_existing
 from residuum.train.state import State
+from residuum.train.trackers import need_trackers, open_trackers
 from residuum.units import parse_size, show_size
 from residuum.weights.checkpoint import Checkpoint
 from residuum.weights.files import write_ours
@@ -62,35 +69,43 @@ def fit(
     execution: Execution | None = None,
     callbacks: Sequence[Callback] | None = None,
     catalog: Catalog | None = None,
+    profile: int = 0,
 ) -> Result:
     """Train anew into the folder `out`, `runs/DATA-N` where left out; without `callbacks` it tells the console.
 
     Nothing is written before data, device and network are found to be right. Ctrl-C and SIGTERM end it at the next step
-    with everything saved. A `catalog` of the recipe's data that is at hand saves scanning it again. Raises
-    `ResiduumError`.
+    with everything saved. A `catalog` of the recipe's data that is at hand saves scanning it again. `profile` is the
+    number of steps that are profiled, into the run folder. Raises `ResiduumError`.
     """
     execution = execution or Execution()
-    callbacks = (ConsoleLogger(),) if callbacks is None else callbacks
-    device = pick_device(execution.device)
-    path = Path(out) if out is not None else free_folder(Path("runs"), recipe.data.path)
-    refuse_existing(path)
-    catalog = catalog or scan(recipe.data.path)
-    check_fit(recipe, catalog)
-    precision, why = choose_precision(recipe.precision, device)
-    recipe = recipe.replace({"data.path": catalog.location, "precision": precision})
-    recipe, weights = read_start(recipe)
-    with generators_kept(device):
-        job = prepare(recipe, execution, catalog, device, callbacks, weights)
-        run = Run.create(path, recipe, execution, DataRecord.of(catalog))
-        _begin(job, run, why, callbacks)
-        progress = job.state.progress
-        try:
-            _save(job, run)
-            return _train(job, run, callbacks)
-        except (DataError, RunError, WeightsError):
-            if not (progress.epoch or progress.step):  # an image or a disk that is bad from the start leaves nothing
-                run.remove()
-            raise
+    team = join(execution.timeout)
+    with team.together():
+        need_trackers(execution)
+        callbacks = _heard(callbacks, team)
+        device = pick_device(own_device(execution.device, team))
+        path = team.of_first(lambda: _free_place(out, recipe.data.path))
+        catalog = catalog or scan(recipe.data.path)
+        check_fit(recipe, catalog)
+        precision, why = choose_precision(recipe.precision, device)
+        recipe = recipe.replace({"data.path": catalog.location, "precision": precision})
+        recipe, weights = read_start(with_norm_batch(recipe, team.world))
+        record = DataRecord.of(catalog)
+        _refuse_other_work(recipe, record, team)
+        with generators_kept(device):
+            job = prepare(recipe, execution, catalog, device, callbacks, weights, team)
+            run = team.of_first(lambda: Run.create(path, recipe, execution, record))
+            progress = job.state.progress
+            try:
+                if team.first:
+                    environment.note(path, environment.here(device), 0)
+                    callbacks = _listeners(job, run, callbacks)
+                    _begin(job, run, why, callbacks)
+                _save(job, run, callbacks)
+                return _train(job, run, callbacks, profile)
+            except (DataError, RunError, WeightsError):
+                if team.first and not (progress.epoch or progress.step):
+                    run.remove()  # an image or a disk that is bad from the start leaves nothing
+                raise
 
 
 def resume(
@@ -99,52 +114,157 @@ def resume(
     recipe: Recipe | None = None,
     execution: Execution | None = None,
     callbacks: Sequence[Callback] | None = None,
+    profile: int = 0,
 ) -> Result:
     """Go on with a run where its state was saved; it ends with the weights that it would have had without the stop.
 
-    `execution` is the run's own where left out. A `recipe` may differ from the run's in `MAY_CHANGE`; any other
-    difference, and data that has changed since, raise `RunError`.
+    `execution` is the run's own where left out. A `recipe` may differ from the run's in `MAY_CHANGE`, and have more
+    epochs; any other difference, and data that has changed since, raise `RunError`. A complete run stays as it is.
     """
     run = Run(Path(path))
-    callbacks = (ConsoleLogger(),) if callbacks is None else callbacks
-    saved, own_execution, record = run.read()
-    recipe = recipe or saved
-    _refuse_changes(saved, recipe)
-    execution = execution or own_execution
-    device = pick_device(execution.device)
-    catalog = scan(recipe.data.path)
-    changed = record.changed(DataRecord.of(catalog))
+    team = join((execution or Execution()).timeout)
+    with team.together():
+        callbacks = _heard(callbacks, team)
+        saved, own_execution, record = team.of_first(run.read)
+        saved = with_norm_batch(saved, 1)  # runs from before there were chunks had one
+        recipe = saved if recipe is None else _as_written(recipe, saved)
+        _refuse_changes(saved, recipe)
+        execution = execution or own_execution
+        need_trackers(execution)
+        device = pick_device(own_device(execution.device, team))
+        catalog = scan(recipe.data.path)
+        changed = record.changed(DataRecord.of(catalog))
+        if changed is not None:
+            raise RunError(
+                f"the run cannot go on, as {quoted(recipe.data.path)} is not what it was: {changed}; put it back, or "
+                "train anew"
+            )
+        recipe = recipe.replace({"data.path": catalog.location})
+        _refuse_other_work(recipe, record, team)
+        why = _precision_here(recipe, device)
+        values, fallen_back = team.of_first(run.load_state)
+        with generators_kept(device):
+            if fallen_back is not None:
+                _say(callbacks, "state", fallen_back)
+            job = prepare(recipe, execution, catalog, device, callbacks, team=team)
+            job.state.restore(values)
+            progress = job.state.progress
+            if len(progress.losses) != len(job.train):
+                raise RunError(
+                    f"the run had {len(progress.losses)} steps an epoch and has {len(job.train)} now: images that can "
+                    "be decoded have come or gone; put the data back, or train anew"
+                )
+            if progress.epoch >= recipe.epochs and not _owes_test(job):
+                _say(callbacks, "complete", f"all {recipe.epochs} epochs are done; go on by more --epochs")
+                return Result(run.path, tuple(progress.history), progress.seconds)
+            if recipe.epochs != saved.epochs:
+                _say(callbacks, "epochs", extension(saved, recipe, progress.epoch * len(job.train), len(job.train)))
+            if team.first:
+                run.write_recipe(recipe, execution)
+                longer = {"epochs": recipe.epochs} if recipe.epochs != saved.epochs else {}
+                environment.note(run.path, {**environment.here(device), **longer}, progress.epoch)
+                callbacks = _listeners(job, run, callbacks)
+                _begin(job, run, why, callbacks)
+                _tell_saved(job, callbacks)  # what was saved before a crash, and not logged
+            return _train(job, run, callbacks, profile)
+
+
+def begin_or_resume(
+    recipe: Recipe,
+    *,
+    out: str | Path,
+    execution: Execution | None = None,
+    callbacks: Sequence[Callback] | None = None,
+    catalog: Catalog | None = None,
+    profile: int = 0,
+) -> Result:
+    """`resume` the run in `out` where it has a state, else `fit` into it: what may be started again at any time.
+
+    A folder that a run was killed in before it saved a state is begun anew. Raises `ResiduumError`.
+    """
+    team = join((execution or Execution()).timeout)
+    with team.together():
+        going = team.of_first(lambda: Run(Path(out)).goes_on())
+    if going:
+        return resume(out, recipe=recipe, execution=execution, callbacks=callbacks, profile=profile)
+    return fit(recipe, out=out, execution=execution, callbacks=callbacks, catalog=catalog, profile=profile)
+
+
+def _as_written(recipe: Recipe, saved: Recipe) -> Recipe:
+    """The recipe with what was found out when the run began, where it leaves that open as it was left then."""
+    weights = recipe.finetune.weights
+    if recipe.norm_batch is None:
+        recipe = recipe.replace(norm_batch=saved.norm_batch)
+    if recipe.precision == "auto":
+        recipe = recipe.replace(precision=saved.precision)
+    if weights is not None and whole_path(weights) == saved.finetune.weights:
+        recipe = recipe.replace(finetune=saved.finetune)
+    return recipe
+
+
+def with_norm_batch(recipe: Recipe, world: int) -> Recipe:
+    """The recipe with a chunk a process where it leaves chunks open; raises `ConfigError` where they are not alike."""
+    if recipe.norm_batch is not None:
+        return recipe
+    share, rest = divmod(recipe.batch_size, world)
+    if rest or share < 2:
+        raise ConfigError(
+            f"a batch of {recipe.batch_size} images cannot be shared by {world} processes alike; give a --batch-size "
+            "that they divide, or --norm-batch, the images of a chunk, of which each process has some"
+        )
+    return recipe.replace(norm_batch=share)
+
+
+def extension(saved: Recipe, recipe: Recipe, step: int, steps: int) -> str:
+    """What it means that a run has more epochs from a step on, in a sentence."""
+    before, after = (learning_rate(max(step - 1, 0), r, steps) for r in (saved, recipe))
+    text = f"{saved.epochs} before, {recipe.epochs} now"
+    if all(_alike_until(saved, recipe, step, steps)):
+        return f"{text}; what was done is as it would have been"
+    return (
+        f"{text}; schedules go on as those of {recipe.epochs} epochs would, the learning rate from {before:.3g} to "
+        f"{after:.3g}, and a run that had them from the start would have other weights"
+    )
+
+
+def _alike_until(saved: Recipe, recipe: Recipe, step: int, steps: int) -> Iterator[bool]:
+    """Of each thing that depends on the length of a run, whether the steps taken so far had it as they would now."""
+    yield all(learning_rate(i, saved, steps) == learning_rate(i, recipe, steps) for i in range(step))
+    yield not (saved.average.window or saved.mixing.off or 0 < saved.finetune.thaw < 1)
+    sizes = [[r.augment.size_in(epoch, r.epochs) for epoch in range(step // steps)] for r in (saved, recipe)]
+    yield sizes[0] == sizes[1]
+
+
+def _free_place(out: str | Path | None, data: str) -> Path:
+    path = Path(out) if out is not None else free_folder(Path("runs"), data)
+    refuse_existing(path)
+    return path
+
+
+def _heard(callbacks: Sequence[Callback] | None, team: Team) -> Sequence[Callback]:
+    """Who is told: of several processes the first one's alone."""
+    if not team.first:
+        return ()
+    return (ConsoleLogger(),) if callbacks is None else callbacks
+
+
+def _refuse_other_work(recipe: Recipe, record: DataRecord, team: Team) -> None:
+    """Raise `RunError` where a process has another recipe or other data than the first."""
+    theirs, data = team.of_first(lambda: (recipe, record))
+    other = [name for name in differences(theirs, recipe) if name not in MAY_CHANGE]
+    changed = f"{other[0]} is {quoted(recipe.to_dict()[other[0]])}" if other else data.changed(record)
     if changed is not None:
         raise RunError(
-            f"the run cannot go on, as {quoted(recipe.data.path)} is not what it was: {changed}; put it back, or train "
-            "anew"
+            f"process {team.rank} of {team.world} has other work than the first: {changed}; start all of them alike"
         )
-    recipe = recipe.replace({"data.path": catalog.location})
-    why = _precision_here(recipe, device)
-    values, fallen_back = run.load_state()
-    with generators_kept(device):
-        if fallen_back is not None:
-            _say(callbacks, "state", fallen_back)
-        job = prepare(recipe, execution, catalog, device, callbacks)
-        job.state.restore(values)
-        progress = job.state.progress
-        if len(progress.losses) != len(job.train):
-            raise RunError(
-                f"the run had {len(progress.losses)} steps an epoch and has {len(job.train)} now: images that can be "
-                "decoded have come or gone; put the data back, or train anew"
-            )
-        if progress.epoch >= recipe.epochs and not _owes_test(job):
-            raise RunError(
-                f"{quoted(str(run.path))} is complete: all {recipe.epochs} epochs are done, there is nothing to resume"
-            )
-        run.write_recipe(recipe, execution)
-        _begin(job, run, why, callbacks)
-        return _train(job, run, callbacks)
+    team.exchange()
 
 
 def _refuse_changes(saved: Recipe, recipe: Recipe) -> None:
-    """Raise `RunError` where a recipe differs from that of the run in what decides its outcome."""
+    """Raise `RunError` where a recipe differs from that of the run in what decides its outcome, but in more epochs."""
     changes = {name: pair for name, pair in differences(saved, recipe).items() if name not in MAY_CHANGE}
+    if recipe.epochs > saved.epochs:
+        changes.pop("epochs")
     if changes:
         words = [f"{name} is {quoted(old)} there and {quoted(new)} here" for name, (old, new) in changes.items()]
         more = f", and {len(words) - 3} more" if len(words) > 3 else ""
@@ -185,10 +305,16 @@ class Job:
     val: Loader | None
     plan: Plan | None
     begun_from: str | None  # what was taken from weights, in a sentence
+    team: Team = ALONE
 
     def loader(self, split: Split) -> Loader:
-        """All images of a split in order, for evaluation."""
-        return _loader(self.recipe, self.execution, self.dataset, split, self.state.device, train=False)
+        """All images of a split in order, for evaluation; of several processes each has its part."""
+        return _loader(self.recipe, self.execution, self.dataset, split, self.state.device, self.team, train=False)
+
+    @property
+    def net(self) -> Callable[[Tensor], Tensor]:
+        """The network as a step calls it."""
+        return Replica(self.state.network) if self.team.world > 1 else self.state.network
 
 
 def prepare(
@@ -198,6 +324,7 @@ def prepare(
     device: torch.device,
     callbacks: Sequence[Callback],
     weights: Checkpoint | None = None,
+    team: Team = ALONE,
 ) -> Job:
     """Read the data and build the network, as `recipe`, whose precision is chosen, and `execution` say.
 
@@ -207,30 +334,31 @@ def prepare(
     _say(callbacks, "reading", f"{recipe.data.path}, {len(catalog.classes)} classes")
     for reason, count in catalog.left_out.items():
         _say(callbacks, "left out", f"{count:,} {reason}")
-    dataset = open_dataset(
-        catalog,
-        recipe.data,
-        channels=recipe.model.in_channels,
-        cache=execution.cache_folder,
-        say=lambda text: _say(callbacks, "reading", text),
-    )
+    with team.in_turn():  # which downloads what is not there
+        dataset = open_dataset(
+            catalog,
+            recipe.data,
+            channels=recipe.model.in_channels,
+            cache=execution.cache_folder,
+            say=lambda text: _say(callbacks, "reading", text),
+        )
     torch.manual_seed(recipe.seed)
     network = make_network(recipe.model, device, recipe.precision)
     set_norm_momentum(network, recipe.optimizer.norm_momentum)
     begun_from = None if weights is None else take_weights(network, weights, dataset.classes, recipe.finetune.head)
     network.classes, network.preprocessing = dataset.classes, dataset.preprocessing
     network.several_classes = catalog.several
-    make = partial(_loader, recipe, execution, dataset, device=device)
+    make = partial(_loader, recipe, execution, dataset, device=device, team=team)
     train = make(dataset.train, train=True)
     val = make(dataset.val, train=False) if dataset.val is not None else None
-    batch = min(recipe.batch_size, len(dataset.train.labels))
-    plan = _plan(network, batch, recipe, execution, device) if execution.memory is not None else None
+    cut = Cut.of(train.schedule)
+    plan = _plan(network, cut, recipe, execution, device, team) if execution.memory is not None else None
     freeze_for(network, recipe)  # after the plan, which is for the steps that train all
     average = make_average(network, recipe.average, recipe.epochs * len(train))
     state = State(network, make_optimizer(network, recipe.optimizer), average)
     state.class_weights = weights_of_classes(recipe, dataset.train.labels, device)
     state.progress.begin_epoch(len(train), device)
-    return Job(recipe, execution, dataset, state, train, val, plan, begun_from)
+    return Job(recipe, execution, dataset, state, train, val, plan, begun_from, team)
 
 
 def weights_of_classes(recipe: Recipe, labels: Tensor, device: torch.device) -> Tensor | None:
@@ -248,7 +376,14 @@ def make_network(config: ResNetConfig, device: torch.device, precision: str) -> 
 
 
 def _loader(
-    recipe: Recipe, execution: Execution, dataset: Dataset, split: Split, device: torch.device, *, train: bool
+    recipe: Recipe,
+    execution: Execution,
+    dataset: Dataset,
+    split: Split,
+    device: torch.device,
+    team: Team = ALONE,
+    *,
+    train: bool,
 ) -> Loader:
     return make_loader(
         split,
@@ -262,16 +397,23 @@ def _loader(
         skip_bad_images=recipe.data.skip_bad_images,
         balance=recipe.data.balance_power if recipe.data.balance == "sampler" else 0.0,
         epochs=recipe.epochs,
+        norm_batch=recipe.norm_batch if train else None,
+        rank=team.rank,
+        world=team.world,
     )
 
 
-def _plan(network: ResNet, batch: int, recipe: Recipe, execution: Execution, device: torch.device) -> Plan:
+def _plan(network: ResNet, cut: Cut, recipe: Recipe, execution: Execution, device: torch.device, team: Team) -> Plan:
     """Recompute what it takes to stay within the budget, of which this process holds a part already."""
     assert execution.memory is not None
     assert network.preprocessing is not None
     budget = free_memory(device) if execution.memory == "auto" else parse_size(execution.memory)
+    if execution.memory == "auto" and device.type == "cpu":
+        budget //= team.local_world
+    batch = max(cut.sizes)
     own = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-    held = max(held_memory(device) - own, 0)
+    gradients = sum(p.nbytes for p in network.parameters())
+    held = max(held_memory(device) - own, 0) + gradients * cut.held
     planner = Planner(
         network,
         image_size=recipe.augment.largest_size or network.preprocessing.image_size,
@@ -291,6 +433,13 @@ def _plan(network: ResNet, batch: int, recipe: Recipe, execution: Execution, dev
     return plan
 
 
+def _listeners(job: Job, run: Run, callbacks: Sequence[Callback]) -> Sequence[Callback]:
+    """The callbacks, and those that the execution asks for."""
+    workers = None if isinstance(job.dataset.train.images, Tensor) else job.execution.workers
+    trackers = open_trackers(job.execution, run.path, job.recipe, callbacks)
+    return (*callbacks, WaitingForData(callbacks, workers), *trackers)
+
+
 def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
     """Tell the callbacks what will be trained on what, and how."""
     recipe, dataset, state = job.recipe, job.dataset, job.state
@@ -302,6 +451,10 @@ def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
         "network": f"depth {recipe.model.depth}, {sum(p.numel() for p in state.network.parameters()):,} parameters",
         "computing": f"{state.device}, {recipe.precision} ({why})",
     }
+    if recipe.data.balance != "none":
+        sizes = dataset.train.labels.bincount().tolist()
+        by = f"evened out by the {recipe.data.balance} with a power of {recipe.data.balance_power:g}"
+        lines["balance"] = f"{min(sizes):,} to {max(sizes):,} train images a class, {by}"
     if job.begun_from is not None:
         lines["weights"] = job.begun_from
     if recipe.finetune.freeze:
@@ -311,6 +464,9 @@ def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
             f"a step's tensors take {show_size(job.plan.peak)} of {job.execution.memory}, "
             f"a step {job.plan.slowdown:.2f} times as long (predicted)"
         )
+    if recipe.norm_batch != recipe.batch_size or job.team.world > 1:
+        chunks = job.train.schedule.chunks
+        lines["chunks"] = f"{chunks} a step, of {recipe.norm_batch} images each, in {job.team.world} processes"
     if job.train.left_out_per_epoch:
         lines["batches"] = full_batches(len(dataset.train.labels), recipe.batch_size, job.train.left_out_per_epoch)
     lines["run"] = str(run.path)
@@ -360,30 +516,36 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def _train(job: Job, run: Run, callbacks: Sequence[Callback]) -> Result:
+def _train(job: Job, run: Run, callbacks: Sequence[Callback], profile: int) -> Result:
     """Train to the end or to a signal, look at the test split once, draw the curves."""
-    stop, progress, recipe = Stop(), job.state.progress, job.recipe
+    stop, progress, recipe, team = Stop(), job.state.progress, job.recipe, job.team
+    profiling = Profile(profile if team.first else 0, len(job.train), job.state.device, run.path, callbacks)
     try:
         with stop.listening():
             train_epochs(
                 job.state,
-                job.state.network,
+                job.net,
                 recipe,
                 job.train,
                 job.val,
                 callbacks=callbacks,
-                save=partial(_save, job, run),
+                save=partial(_save, job, run, callbacks),
                 save_every=job.execution.save_every,
                 stopped=lambda: stop.signal is not None,
+                watched=profiling.watched,
+                team=team,
             )
+            stopped_by = team.largest(stop.signal or 0) or None
             skipped = job.train.skipped | (job.val.skipped if job.val is not None else set())
-            if progress.epoch == recipe.epochs and stop.signal is None and _owes_test(job):
+            if progress.epoch == recipe.epochs and stopped_by is None and _owes_test(job):
                 assert job.dataset.test is not None
-                loader = job.loader(job.dataset.test)
-                found = look_at(job.state.result, loader, "test", recipe, callbacks)
+                loader, clock = job.loader(job.dataset.test), Clock(job.state.device, progress.spent)
+                found = look_at(job.state.result, loader, "test", recipe, callbacks, team)
+                clock.lap("evaluate")
+                clock.read()
                 progress.history[-1] |= {"test_loss": found.loss, "test_accuracy": found.accuracy}
                 skipped |= loader.skipped
-                _save(job, run)
+                _save(job, run, callbacks)
     except DataError:
         if progress.epoch or progress.step:
             place = f"epoch {progress.epoch + 1}, step {progress.step}"
@@ -394,11 +556,18 @@ def _train(job: Job, run: Run, callbacks: Sequence[Callback]) -> Result:
     finally:
         for callback in callbacks:
             callback.end()
-    run.draw_curves(progress.history)
+    if team.first:
+        run.draw_curves(progress.history)
+    best = best_epoch(progress.history)
+    if best is not None:
+        accuracy = progress.history[best - 1]["val_accuracy"]
+        _say(callbacks, "best", f"val accuracy {100 * accuracy:.2f} % after epoch {best}, weights in {run.best}")
+    _say(callbacks, "time", in_words(of_rows(progress.history), progress.spent))
     for image in sorted(skipped):
         _say(callbacks, "left out", image)
+    team.exchange()  # the first process may have failed at the last file
     complete = progress.epoch == recipe.epochs and not _owes_test(job)
-    return Result(run.path, tuple(progress.history), progress.seconds, None if complete else stop.signal)
+    return Result(run.path, tuple(progress.history), progress.seconds, None if complete else stopped_by)
 
 
 def _owes_test(job: Job) -> bool:
@@ -406,13 +575,29 @@ def _owes_test(job: Job) -> bool:
     return job.execution.test and job.dataset.test is not None and "test_loss" not in job.state.progress.history[-1]
 
 
-def _save(job: Job, run: Run) -> None:
+def _save(job: Job, run: Run, callbacks: Sequence[Callback]) -> None:
     """The state last: a run whose state says an epoch is done has that epoch's weights and metrics on disk."""
+    if not job.team.first:
+        return
     state, dataset = job.state, job.dataset
     # Without the check of `residuum.save` that a network is what its config says: it was made of it above.
     tensors = state.result.state_dict()
     extra = {"several_classes": True} if state.network.several_classes else {}
     write_ours(tensors, job.recipe.model, run.weights, dataset.classes, dataset.preprocessing, extra)
+    if state.progress.step == 0 and best_epoch(state.progress.history) == state.progress.epoch:
+        write_ours(tensors, job.recipe.model, run.best, dataset.classes, dataset.preprocessing, extra)
     if state.progress.history:
         run.save_metrics(state.progress.history)
     run.save_state(state.to_dict())
+    _tell_saved(job, callbacks)
+
+
+def best_epoch(history: Sequence[dict[str, Any]]) -> int | None:
+    """The first epoch, from 1, with the highest accuracy on the validation split; None without one."""
+    looked = [row for row in history if "val_accuracy" in row]
+    return max(looked, key=lambda row: (row["val_accuracy"], -row["epoch"]))["epoch"] if looked else None
+
+
+def _tell_saved(job: Job, callbacks: Sequence[Callback]) -> None:
+    for callback in callbacks:
+        callback.saved(job.state.progress.history)

@@ -27,6 +27,7 @@ class Progress:
     step: int = 0
     seen: int = 0  # images in this epoch so far
     seconds: float = 0.0  # of training and evaluation, in all
+    spent: dict[str, float] = field(default_factory=dict)  # seconds by phase since the last row of the history
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: Tensor = field(default_factory=lambda: torch.empty(0))  # one per step of this epoch, on the device
     correct: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long))  # on the device
@@ -85,7 +86,8 @@ class State:
                 self.result.load_state_dict(values["average"])
                 self.average.n_averaged.fill_(values["averaged"])
             self._restore_optimizer(values["optimizer"])
-            counts = {name: values["progress"][name] for name in Progress.__dataclass_fields__}
+            saved = {"spent": {}} | values["progress"]  # which older states do not have
+            counts = {name: saved[name] for name in Progress.__dataclass_fields__}
             self.progress = Progress(**counts)
             self.progress.losses, self.progress.correct = (counts[name].to(device) for name in ("losses", "correct"))
         except (KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:

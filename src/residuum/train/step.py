@@ -1,7 +1,7 @@
 """One step of training and one pass of evaluation: plain functions of a network, which may be wrapped or compiled."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,26 +39,37 @@ def train_step(
     *,
     bf16: bool = False,
     loss: Loss = cross_entropy,
+    lap: Callable[[Literal["forward", "backward"]], None] = lambda phase: None,
 ) -> Counted:
-    """One step: forward and backward pass, then the optimizer's. Nothing is read from the device."""
+    """One step: forward and backward pass, then the optimizer's. Nothing is read from the device.
+
+    `lap` is told when each pass is over.
+    """
     optimizer.zero_grad(set_to_none=True)  # before the forward pass, which then has their memory
     found = forward(net, images, targets, bf16=bf16, loss=loss)
+    lap("forward")
     found.loss.backward()  # type: ignore[no-untyped-call]
+    lap("backward")
     optimizer.step()
     return Counted(found.loss.detach(), found.correct)
 
 
 class Evaluation(NamedTuple):
-    """Mean loss over some images, how many of them are right, and how many there are."""
+    """The sum of the losses of some images, how many of them are right, and how many there are."""
 
-    loss: float
+    total: float
     correct: int
     images: int
 
     @property
+    def loss(self) -> float:
+        """The mean over the images; NaN of none."""
+        return self.total / self.images if self.images else float("nan")
+
+    @property
     def accuracy(self) -> float:
         """The share that is right, 0 to 1."""
-        return self.correct / self.images
+        return self.correct / self.images if self.images else float("nan")
 
 
 @torch.inference_mode()
@@ -90,4 +101,4 @@ def evaluate(
         for module, training in modes:  # a frozen norm stays in evaluation
             module.training = training
     total = sum(float(mean) * count for mean, count in losses)
-    return Evaluation(total / images_seen, int(correct), images_seen)
+    return Evaluation(total, int(correct), images_seen)

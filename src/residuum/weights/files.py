@@ -19,13 +19,14 @@ from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, WeightsError, quoted, shortened
 from residuum.files import write_whole
 from residuum.nn.resnet import ResNet
+from residuum.nn.wrapping import unwrapped
 from residuum.preprocessing import Preprocessing
 from residuum.weights.checkpoint import Checkpoint, Fit, State, Undrawn, check_kinds, expected_state, fit, some, unlike
 from residuum.weights.hubs import hub_folder, is_reference, torchvision_weights
 from residuum.weights.networks import Network, choose
 from residuum.weights.published import Said, beside, check_classes
 from residuum.weights.reading import KEY, LONGEST_JSON, file_of, parse_json, read_file, shown
-from residuum.weights.surgery import unwrapped, whole_network
+from residuum.weights.surgery import whole_network
 
 __all__ = ["Checkpoint", "load", "read_checkpoint", "read_metadata", "save"]
 

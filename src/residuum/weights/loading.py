@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from residuum.errors import WeightsError, quoted
 from residuum.nn.resnet import ResNet
+from residuum.nn.wrapping import unwrapped
 from residuum.weights.checkpoint import Checkpoint, Fit, fit, some
 from residuum.weights.detection import fitting_presets, infer_config
 from residuum.weights.files import read_checkpoint, take_over
-from residuum.weights.surgery import unwrapped
 
 
 @dataclass(frozen=True)

@@ -8,29 +8,19 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
-from torch.optim.swa_utils import AveragedModel
 
 from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, WeightsError, quoted
 from residuum.nn.freezing import FrozenBatchNorm
 from residuum.nn.resnet import ResNet
+from residuum.nn.wrapping import unwrapped, why_not_ours
 from residuum.weights.checkpoint import State, check_kinds, on_meta, unlike
 
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 # Of layers: what matters in training alone, or changes speed and memory but no result.
 _NO_MATTER = frozenset(
     {"training", "several_classes", "inplace", "momentum", "p", "rate", "mode", "track_running_stats", "seed", "draws"}
 )
 _INNER = ("_orig_mod.", "_checkpoint_wrapped_module.")  # torch.compile and checkpoint_wrapper around a part
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside DataParallel, DistributedDataParallel, AveragedModel and torch.compile."""
-    while True:
-        inner = model._modules.get("_orig_mod") or (model.module if isinstance(model, _WRAPPERS) else None)
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
 
 
 def whole_network(model: nn.Module) -> tuple[ResNetConfig, State]:
@@ -41,6 +31,8 @@ def whole_network(model: nn.Module) -> tuple[ResNetConfig, State]:
     network = unwrapped(model)
     if not isinstance(network, ResNet):
         raise WeightsError(f"a {type(network).__name__} is not saved; give a residuum.ResNet")
+    if (why := why_not_ours(network)) is not None:
+        raise WeightsError(f"nothing was saved: {why}")
     _refuse_additions(network)
     state = {_plain(name): tensor for name, tensor in network.state_dict().items()}
     config = _told(network)
