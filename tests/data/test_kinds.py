@@ -1,6 +1,7 @@
 """The same images in every kind of dataset: the same order, splits, batches and weights; and what hostile images do."""
 
 import io
+import json
 import os
 import struct
 import zlib
@@ -81,6 +82,8 @@ def test_batches_of_files_are_those_of_the_folder(folder, kind):
 def test_weights_are_those_of_the_folder(kind, trained, tmp_path):
     other = fit(tiny(kind, epochs=1, batch_size=64), out=tmp_path / "run", callbacks=[]).path
     assert same(trained, other)
+    rows = [json.loads((run / "metrics.jsonl").read_text()) for run in (trained, other)]
+    assert rows[0]["data_digest"] == rows[1]["data_digest"]
 
 
 @pytest.mark.usefixtures("each_step")
