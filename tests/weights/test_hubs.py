@@ -232,6 +232,19 @@ def test_each_form_of_hugging_faces_processors_is_understood(hub, tmp_path, proc
     assert model.classes == tuple(NAMES)
 
 
+@pytest.mark.parametrize(
+    "processor", [{"size": {"shortest_edge": 0}, "crop_size": 224}, {"size": 1, "crop_size": 10**400}, {"size": "big"}]
+)
+def test_a_processor_of_absurd_sizes_is_refused_in_one_sentence(tmp_path, processor):
+    from residuum import save
+
+    save(network(), tmp_path / "net.safetensors", classes=NAMES)
+    convert(tmp_path / "net.safetensors", tmp_path / "hf", "hf")
+    (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(WeightsError, match="the preprocessor's beside it, cannot be read"):
+        load(tmp_path / "hf")
+
+
 @pytest.fixture
 def torchvisions(tmp_path, monkeypatch):
     """torchvision's resnet18, with weights of ours in the place where they are kept, and no network."""

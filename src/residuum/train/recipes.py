@@ -294,7 +294,7 @@ RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
                 "schedule.warmup": 0.1,
                 "loss.label_smoothing": 0.1,
             },
-            source="optimizer and rate of 1805.08974; a rate that falls with depth from 1801.06146",
+            source="optimizer of 1805.08974, rates that fall towards the input of 1801.06146; benchmarks/finetuning.py",
             differs=("1805.08974 searches rate and weight decay for each dataset, in 20,000 steps of 256 images",),
             from_weights=True,
             sized=_finetuned,

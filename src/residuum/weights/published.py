@@ -71,10 +71,12 @@ def beside(path: Path, layout: str, repository: str = "") -> Said:
             return _hugging_face(values, read_json(processor) if processor.is_file() else None)
         if layout != "hf" and isinstance(values.get("pretrained_cfg"), dict):
             return _timm(values, repository)
-    except (AttributeError, TypeError, ValueError, KeyError, OverflowError) as error:
+    except (AttributeError, TypeError, ValueError, KeyError, ArithmeticError) as error:
         if isinstance(error, WeightsError):
             raise
-        raise WeightsError(f"{shown(folder / 'config.json')} cannot be read: {error}") from None
+        raise WeightsError(
+            f"{shown(folder / 'config.json')}, or the preprocessor's beside it, cannot be read: {error}"
+        ) from None
     return Said()
 
 
