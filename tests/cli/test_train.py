@@ -194,7 +194,7 @@ def test_a_run_that_was_stopped_goes_on_by_the_line_that_it_prints(command, stop
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("--lr 0.3 --epochs 9", "epochs is 2 there and 9 here, optimizer.lr is 0.1 there and 0.3 here"),
+        ("--lr 0.3 --epochs 1", "epochs is 2 there and 1 here, optimizer.lr is 0.1 there and 0.3 here"),
         ("--model cifar_resnet20", "model.depths"),
         ("--data cifar10", "is not what it was"),
         ("--out other", "leave out --out"),

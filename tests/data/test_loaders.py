@@ -11,7 +11,7 @@ import torch
 from residuum.data import reading
 from residuum.data.augmentation import evaluation_transform, normalise
 from residuum.data.catalog import scan
-from residuum.data.loaders import make_loader
+from residuum.data.loaders import Schedule, make_loader
 from residuum.data.reading import decoded
 from residuum.data.settings import Augmentation, DataSettings
 from residuum.data.sources import Split, open_dataset
@@ -24,7 +24,7 @@ CROPPED = {"crop_scale": (0.08, 1.0), "flip": "random"}
 
 
 def made(
-    split, preprocessing, batch_size=4, seed=0, train=True, workers=0, skip=False, rank=0, world=1, balance=0.0,
+    split, preprocessing, batch_size=4, seed=0, train=True, workers=0, skip=False, rank=0, world=1, norm_batch=None, balance=0.0,
     epochs=1, **augment
 ):  # fmt: skip
     return make_loader(
@@ -39,6 +39,7 @@ def made(
         skip_bad_images=skip,
         rank=rank,
         world=world,
+        norm_batch=norm_batch,
         balance=balance,
         epochs=epochs,
     )
@@ -422,3 +423,39 @@ def test_a_mirrored_border_needs_enough_pixels():
     assert memory(pad=4, border="reflect")
     with pytest.raises(ConfigError, match="augment.pad is 5, but images of 5 pixels have only 4 to mirror"):
         memory(pad=5, border="reflect")
+
+
+# -- chunks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("world", "chunks", "images"),
+    [(1, [4], [64]), (2, [2, 2], [32, 32]), (3, [2, 1, 1], [32, 16, 16]), (4, [1] * 4, [16] * 4)],
+)
+def test_processes_take_whole_chunks_in_contiguous_runs(world, chunks, images):
+    parts = [Schedule(200, 64, 0, True, rank, world, norm_batch=16) for rank in range(world)]
+    assert [len(part.own_chunks) for part in parts] == chunks
+    assert [part.share.stop - part.share.start for part in parts] == images
+    assert torch.equal(torch.cat([part.batches(1)[2] for part in parts]), parts[0].batches(1)[2].new_tensor(
+        Schedule(200, 64, 0, True).batches(1)[2].tolist()
+    ))  # fmt: skip
+    assert len({part.digest(3) for part in parts} | {Schedule(200, 64, 0, True).digest(3)}) == 1
+
+
+def test_a_set_smaller_than_a_batch_has_a_short_last_chunk_or_is_refused():
+    _, loader = memory(count=7, batch_size=12, norm_batch=4)
+    assert [loader.schedule.chunk(number) for number in loader.schedule.own_chunks] == [slice(0, 4), slice(4, 7)]
+    with pytest.raises(ConfigError, match="all 9 train images.*last chunk of norm_batch 4 would have one"):
+        memory(count=9, batch_size=12, norm_batch=4)
+    with pytest.raises(
+        ConfigError, match="7 images has 2 chunks of norm_batch 4, too few for 3 processes.*--norm-batch"
+    ):
+        memory(count=7, batch_size=12, norm_batch=4, world=3)
+
+
+def test_no_seeds_have_an_epoch_in_common():
+    """With a generator seeded by seed + epoch, seed 1 would walk through the orders of seed 0, an epoch earlier."""
+    digests = [
+        tuple(Schedule(50, 10, seed, True).batches(epoch)[0].tolist()) for seed in range(10) for epoch in range(20)
+    ]
+    assert len(set(digests)) == 200

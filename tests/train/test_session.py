@@ -196,9 +196,13 @@ def test_it_goes_on_from_the_state_before_where_the_last_is_damaged(finished, st
 # -- what a run does not go on with ------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_has_nothing_to_resume(finished):
-    with pytest.raises(RunError, match="complete: all 2 epochs"):
-        resume(finished.path, callbacks=[])
+def test_a_finished_run_that_is_resumed_says_that_it_is_complete_and_stays_as_it_is(finished):
+    before = {path.name: path.read_bytes() for path in finished.path.iterdir()}
+    text = io.StringIO()
+    result = resume(finished.path, callbacks=[console(text)])
+    assert "complete   all 2 epochs are done" in text.getvalue()
+    assert result.history == finished.result.history
+    assert {path.name: path.read_bytes() for path in finished.path.iterdir()} == before
 
 
 def test_a_test_split_that_was_left_alone_can_still_be_looked_at(tmp_path):
@@ -487,4 +491,82 @@ def test_a_run_with_any_optimizer_loss_and_mixing_goes_on_bit_equal(way, tmp_pat
     assert halted.stopped_by is not None
     resume(halted.path, callbacks=[])
     assert same(whole.path, halted.path)
-    assert all(math.isfinite(value) for value in whole.metrics.values())
+    assert all(math.isfinite(value) for name, value in whole.metrics.items() if name != "data_digest")
+
+
+# -- more epochs, the best one, and what may be started again ----------------------------------------------------------
+
+
+def test_a_run_goes_on_with_more_epochs_and_says_what_that_means(finished, tmp_path):
+    path, text = copied(finished, tmp_path / "run"), io.StringIO()
+    longer = finished.recipe.replace(epochs=3)
+    result = resume(path, recipe=longer, callbacks=[console(text)])
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    assert "test_accuracy" in result.metrics
+    assert "2 before, 3 now; schedules go on as those of 3 epochs would" in text.getvalue()
+    assert Run(path).read()[0].epochs == 3
+    assert [entry.get("epochs") for entry in json.loads((path / "environment.json").read_text())] == [None, 3]
+
+
+def test_where_schedules_do_not_know_the_length_of_the_run_more_epochs_are_as_if_there_had_always_been_more(tmp_path):
+    recipe = tiny(epochs=1, **{"schedule.name": "constant", "schedule.warmup": 0.0})
+    fit(recipe, out=tmp_path / "short", callbacks=[])
+    text = io.StringIO()
+    resume(tmp_path / "short", recipe=recipe.replace(epochs=2), callbacks=[console(text)])
+    fit(recipe.replace(epochs=2), out=tmp_path / "long", callbacks=[])
+    assert same(tmp_path / "short", tmp_path / "long")
+    assert "1 before, 2 now; what was done is as it would have been" in text.getvalue()
+
+
+def test_the_weights_of_the_best_epoch_on_val_are_kept_over_a_stop(tmp_path, each_step):
+    recipe = tiny(epochs=4, **{"schedule.name": "constant", "schedule.warmup": 0.0, "optimizer.lr": 1.0})
+    whole = fit(recipe, out=tmp_path / "whole", callbacks=[])
+    fit(recipe, out=tmp_path / "cut", callbacks=[StopAfter(12)])
+    resume(tmp_path / "cut", callbacks=[])
+    assert (tmp_path / "cut" / "best.safetensors").read_bytes() == (
+        tmp_path / "whole" / "best.safetensors"
+    ).read_bytes()
+    accuracies = [row["val_accuracy"] for row in whole.history]
+    best = accuracies.index(max(accuracies)) + 1
+    fit(recipe, out=tmp_path / "until", callbacks=[StopAfter(5 * best)])
+    a, b = (load_file(tmp_path / run) for run in ("whole/best.safetensors", "until/weights.safetensors"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_without_a_validation_split_there_is_no_best_epoch(tmp_path):
+    fit(tiny(epochs=1, **{"data.holdout": 0.0}), out=tmp_path / "run", callbacks=[])
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
+def test_the_same_call_begins_a_run_goes_on_with_it_and_leaves_it_when_it_is_complete(finished, tmp_path, each_step):
+    recipe, out = finished.recipe, tmp_path / "run"
+    assert session.begin_or_resume(recipe, out=out, callbacks=[StopAfter(7)]).stopped_by == signal.SIGTERM
+    for _ in range(2):
+        assert session.begin_or_resume(recipe, out=out, callbacks=[]).metrics["epoch"] == 2
+    assert same(finished.path, out)
+
+
+def test_a_folder_in_which_a_run_was_killed_before_it_saved_a_state_is_begun_anew(finished, tmp_path):
+    path = copied(finished, tmp_path / "run")
+    for name in ("state.pt", "state-previous.pt", "best.safetensors", "curves.png", "metrics.jsonl"):
+        (path / name).unlink()
+    (path / ".state.partial.pt").write_bytes(b"half")
+    assert session.begin_or_resume(finished.recipe, out=path, callbacks=[]).metrics["epoch"] == 2
+    assert same(finished.path, path)
+
+
+def test_a_folder_with_something_else_in_it_is_not_begun_anew(finished, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("work")
+    with pytest.raises(RunError, match="exists already"):
+        session.begin_or_resume(finished.recipe, out=tmp_path / "run", callbacks=[])
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "work"
+
+
+def test_the_digest_of_the_data_is_a_function_of_seed_and_epoch_alone(finished, tmp_path):
+    fit(tiny(epochs=2, norm_batch=64, **{"optimizer.lr": 0.2}), out=tmp_path / "other", callbacks=[])
+    fit(tiny(epochs=2, seed=1), out=tmp_path / "seed", callbacks=[])
+    paths = (finished.path, tmp_path / "other", tmp_path / "seed")
+    one, two, three = ([row["data_digest"] for row in rows(path)] for path in paths)
+    assert one == two
+    assert len({*one, *three}) == 4

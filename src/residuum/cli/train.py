@@ -14,7 +14,7 @@ from residuum.data.catalog import Catalog, scan
 from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError
 from residuum.presets import preset
-from residuum.train.execution import Execution, rank
+from residuum.train.execution import Execution, rank, world_size
 from residuum.train.loggers import Callback
 from residuum.train.recipe import Recipe, read_recipe, train_images
 from residuum.train.recipes import RECIPES
@@ -51,6 +51,10 @@ class Train:
 
 def defaults(line: Line) -> Train:
     """`Train` with the defaults that go with the data, preset, weights, recipe file or run named on the line."""
+    if world_size() > 1 and not line.asks_help:
+        from residuum.train.distributed import join
+
+        join(float(line.get("timeout") or Execution.timeout))  # what is wrong in one is then said for all
     file, resumed = line.get("recipe"), line.get("resume")
     values = read_recipe(file) if file is not None else {}
     model = line.get("model") or values.pop("model.preset", None)

@@ -42,6 +42,7 @@ class Team:
     world: int = 1
     local_rank: int = 0
     local_world: int = 1
+    names: tuple[str, ...] = ("",)  # of each process its machine and, behind a space, its number there
     store: Any = None  # key and value, of all processes
     timeout: float = 0.0
 
@@ -174,7 +175,7 @@ class Team:
         return sentence
 
     def _process(self, rank: int) -> str:
-        host, number = self.store.get(f"process/{rank}").decode().rsplit(" ", 1)
+        host, number = self.names[rank].rsplit(" ", 1)
         return f"process id {number} on {host}"
 
     def _missing(self) -> list[int]:
@@ -196,7 +197,7 @@ class Team:
     def _has_ended(self, rank: int) -> bool:
         import psutil
 
-        host, number = self.store.get(f"process/{rank}").decode().rsplit(" ", 1)
+        host, number = self.names[rank].rsplit(" ", 1)
         if host != socket.gethostname():
             return False
         try:
@@ -225,11 +226,12 @@ def join(timeout: float) -> Team:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         group = PrefixStore("group", store)
         dist.init_process_group(backend, store=group, rank=own, world_size=world, timeout=wait)
+        names = tuple(store.get(f"process/{rank}").decode() for rank in range(world))
     except (RuntimeError, ValueError) as error:
         raise RunError(f"the {world_size()} processes do not find each other: {first_line(error)}") from None
     atexit.register(leave)
     local = from_torchrun("LOCAL_RANK", own), from_torchrun("LOCAL_WORLD_SIZE", world)
-    _joined.append(Team(own, world, *local, store, timeout))
+    _joined.append(Team(own, world, *local, names, store, timeout))
     return _joined[0]
 
 
