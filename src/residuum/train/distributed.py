@@ -305,7 +305,7 @@ class Replica:
     @torch.no_grad()
     def _summed(self, state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         if self.held:
-            place = {p: number for number, p in enumerate(self.learning)}
+            place: dict[Tensor, int] = {p: number for number, p in enumerate(self.learning)}
             for p, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
                 # In memory a gradient lies as its parameter does, whose strides the bucket does not tell.
                 gradient = gradient.as_strided(p.shape, p.stride(), gradient.storage_offset())  # noqa: PLW2901
