@@ -24,8 +24,8 @@ CROPPED = {"crop_scale": (0.08, 1.0), "flip": "random"}
 
 
 def made(
-    split, preprocessing, batch_size=4, seed=0, train=True, workers=0, skip=False, rank=0, world=1, norm_batch=None, balance=0.0,
-    epochs=1, **augment
+    split, preprocessing, batch_size=4, seed=0, train=True, workers=0, skip=False, rank=0, world=1, balance=0.0,
+    epochs=1, norm_batch=None, **augment
 ):  # fmt: skip
     return make_loader(
         split,

@@ -55,7 +55,7 @@ class _Statistics:
         self.running = [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
         self.counts = [m.num_batches_tracked for m in norms if m.num_batches_tracked is not None]
         self.before = [[t.clone() for t in tensors] for tensors in (self.running, self.counts)]
-        self.size = sum(t.numel() for t in self.running)
+        self.sizes = [t.numel() for t in (*self.running, *self.counts)]
 
     def begin(self) -> None:
         """Before a chunk."""
@@ -65,12 +65,18 @@ class _Statistics:
 
     def taken(self) -> list[Tensor]:
         """After a chunk."""
-        return [t.flatten() for t in self.running]
+        return [t.flatten() for t in (*self.running, *self.counts)]
 
-    def end(self, mean: Tensor) -> None:
-        """After the step: what it leaves, the mean over its chunks."""
-        for t, value in zip(self.running, torch.split(mean, [t.numel() for t in self.running]), strict=True):
-            t.copy_(value.view_as(t))
+    def end(self, chunks: Tensor) -> None:
+        """After the step: what was taken of each of its chunks, a row each, becomes what it leaves.
+
+        A chunk in which a block is left out has not moved that block's statistics.
+        """
+        for place, (t, values) in enumerate(
+            zip((*self.running, *self.counts), torch.split(chunks, self.sizes, 1), strict=True)
+        ):
+            counts = place >= len(self.running)
+            t.copy_((values.amax(0) if counts else values.mean(0)).view_as(t))
 
 
 def train_chunks(
@@ -94,7 +100,7 @@ def train_chunks(
     optimizer.zero_grad(set_to_none=True)
     learning = [p for p in network.parameters() if p.requires_grad]
     statistics, device = _Statistics(network), learning[0].device
-    found = torch.zeros(cut.count, 2 + statistics.size, dtype=exact(device), device=device)
+    found = torch.zeros(cut.count, 2 + sum(statistics.sizes), dtype=exact(device), device=device)
     held: list[list[Tensor]] = []  # sums of gradients of 1, 2, 4, ... chunks, the largest first
     whole = torch.long
     for number, (inputs, targets) in zip(cut.own, chunks, strict=True):
@@ -118,7 +124,7 @@ def train_chunks(
             torch._foreach_add_([p.grad for p in learning if p.grad is not None], part)
     optimizer.step()
     team.sum(found)  # of each row all but one process have zeros
-    statistics.end(found[:, 2:].mean(0))
+    statistics.end(found[:, 2:])
     total, correct = found[:, :2].sum(0)
     return Counted(total.float(), correct.to(whole))
 

@@ -169,7 +169,7 @@ class Team:
         who = f"process {', '.join(names)} of {self.world}" if names else f"one of {self.world} processes"
         sentence = RunError(
             f"{who} ended or did not answer within {self.timeout:g} s; the run keeps its last saved state, go on with "
-            f"--resume ({first_line(error)[-160:]})"
+            "--resume"
         )
         sentence.speaker = min(set(range(self.world)) - set(missing), default=self.rank)
         return sentence
@@ -221,6 +221,9 @@ def join(timeout: float) -> Team:
     own, wait = rank(), timedelta(seconds=timeout)
     try:
         store, _, world = next(rendezvous("env://", own, world_size(), timeout=wait))
+        store = PrefixStore(
+            f"residuum/{from_torchrun('TORCHELASTIC_RESTART_COUNT', 0)}", store
+        )  # which outlives a start
         store.set_timeout(wait)
         store.set(f"process/{own}", f"{socket.gethostname()} {os.getpid()}")
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -305,7 +308,7 @@ class Replica:
     @torch.no_grad()
     def _summed(self, state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         if self.held:
-            place = {p: number for number, p in enumerate(self.learning)}
+            place: dict[Tensor, int] = {p: number for number, p in enumerate(self.learning)}
             for p, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
                 # In memory a gradient lies as its parameter does, whose strides the bucket does not tell.
                 gradient = gradient.as_strided(p.shape, p.stride(), gradient.storage_offset())  # noqa: PLW2901
