@@ -1,8 +1,6 @@
 """Classes of image files: by any source, in order, at once, in whatever block, with the file named that is bad."""
 
 import itertools
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ import residuum.data.sources
 from residuum import Preprocessing, create, save
 from residuum.data.sources import evaluation_transform, normalise, read_image
 from residuum.errors import ConfigError, DataError, DeviceError, WeightsError
-from residuum.inference.predict import predict, read_ahead
+from residuum.inference.predict import predict
 
 CLASSES = ("a cat", "[old] dog", "кот", "two\nlines", "e")
 PREPROCESSING = Preprocessing(3, (20, 24), (0.4, 0.5, 0.6), (0.2, 0.2, 0.3), 0.875)
@@ -128,38 +126,6 @@ def test_the_first_predictions_come_before_the_last_images_are_read(model, image
     for prediction in itertools.islice(predict(model, endless, batch_size=2), 10):
         shown.append(prediction)
         assert len(asked) <= len(shown) + 2 * 4
-
-
-def test_files_are_read_while_the_network_computes():
-    reading, seen = threading.Event(), []
-
-    def read(path):
-        if path == "1":
-            reading.set()
-        return path
-
-    for path, _ in read_ahead(["0", "1"], read, 2):
-        seen.append(path)
-        assert reading.wait(5), "the next file is not read before it is asked for"
-    assert seen == ["0", "1"]
-
-
-def test_leaving_early_reads_no_more():
-    asked = []
-
-    def read(path):
-        asked.append(path)
-        time.sleep(0.01)
-        return path
-
-    ahead = read_ahead(map(str, range(1000)), read, 50)
-    next(ahead)
-    ahead.close()
-    time.sleep(0.1)
-    count = len(asked)
-    assert count < 60
-    time.sleep(0.1)
-    assert len(asked) == count
 
 
 def test_a_bad_image_is_named_after_the_predictions_before_it(model, folder, images):

@@ -1,14 +1,12 @@
 """`residuum data pack`: a dataset of any kind as one packed file, images as they are or scaled down and decoded."""
 
-import os
+import contextlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
+from residuum.data.ahead import READERS, read_ahead
 from residuum.data.catalog import NAMED, scan
 from residuum.data.decoding import read_image
 from residuum.data.listing import Catalog, Label, text_digest
@@ -89,23 +87,14 @@ def _rows(
             return error
         return (split, catalog.name_of(place), len(data), label, shape), data
 
-    threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(threads, thread_name_prefix="pack-images") as pool:
-        waiting: deque[Future[tuple[Row, bytes | bytearray] | DataError]] = deque()
-        try:
-            while True:
-                waiting += (pool.submit(read, entry) for entry in islice(entries, threads * _AHEAD - len(waiting)))
-                if not waiting:
-                    return
-                done = waiting.popleft().result()
-                if not isinstance(done, DataError):
-                    yield done
-                elif skip_bad_images:
-                    skipped.append(str(done))
-                else:
-                    raise DataError(f"{done}; remove or mend it, or leave it out by --skip-bad-images")
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    with contextlib.closing(read_ahead(entries, read, READERS * _AHEAD)) as images:
+        for _, done in images:
+            if not isinstance(done, DataError):
+                yield done
+            elif skip_bad_images:
+                skipped.append(str(done))
+            else:
+                raise DataError(f"{done}; remove or mend it, or leave it out by --skip-bad-images")
 
 
 def _copied(place: Place) -> tuple[bytes | bytearray, tuple[int, int, int] | None]:

@@ -1,8 +1,9 @@
 """What a network says of each image of a labelled split, whichever processes looked at them."""
 
+import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from residuum.data.ahead import read_ahead
 from residuum.data.sources import Split, evaluation_transform, normalise, read_image
 from residuum.errors import DataError, quoted
 from residuum.evaluation.counts import THRESHOLD, Floats, Integers
@@ -119,10 +121,10 @@ def _batches(
 ) -> Iterator[tuple[list[int], Tensor]]:
     """The images at some places, uint8 (N, C, H, W); files are read one batch ahead of the network."""
     transform = evaluation_transform(preprocessing)
-    groups = [list(places[i : i + batch_size]) for i in range(0, len(places), batch_size)]
     images = split.images
     if isinstance(images, Tensor):
-        for group in groups:
+        for start in range(0, len(places), batch_size):
+            group = list(places[start : start + batch_size])
             pixels = images[group].permute(0, 3, 1, 2)
             yield group, pixels if pixels.shape[2:] == preprocessing.image_size else transform(pixels)
         return
@@ -133,19 +135,13 @@ def _batches(
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as readers:
-        waiting = [readers.submit(read, place) for group in groups[:1] for place in group]
-        for number, group in enumerate(groups):
-            ahead = groups[number + 1] if number + 1 < len(groups) else []
-            following = [readers.submit(read, place) for place in ahead]
-            results = [job.result() for job in waiting]
-            waiting = following
-            bad = [str(r) for r in results if isinstance(r, DataError)]
+    with contextlib.closing(read_ahead(places, read, 2 * batch_size)) as results:
+        while batch := list(itertools.islice(results, batch_size)):
+            bad = [str(r) for _, r in batch if isinstance(r, DataError)]
             if bad and not skip_bad_images:
-                readers.shutdown(wait=False, cancel_futures=True)
                 raise DataError(f"{bad[0]}; remove or mend it, or evaluate without it by --skip-bad-images")
             skipped += bad
-            good = [(place, r) for place, r in zip(group, results, strict=True) if isinstance(r, Tensor)]
+            good = [(place, r) for place, r in batch if isinstance(r, Tensor)]
             if good:
                 yield [place for place, _ in good], torch.stack([r for _, r in good])
 

@@ -2,13 +2,12 @@
 
 import itertools
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
+from residuum.data.ahead import read_ahead
 from residuum.errors import ConfigError, DataError, WeightsError, quoted
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from residuum.nn.resnet import ResNet
 
 BATCH_SIZE = 32  # images that go through the network together
-READERS = min(8, os.cpu_count() or 1)  # threads that read image files
 THRESHOLD = 0.5  # probability from which on a class is said, where an image may be of several
 Image = str | Path
 
@@ -135,22 +133,3 @@ def _likeliest(
     least = threshold if model.several_classes else 0.0
     rows = zip(places.tolist(), values.tolist(), strict=True)
     return [[(at, value) for at, value in zip(*row, strict=True) if value >= least] for row in rows]
-
-
-def read_ahead(
-    paths: Iterable[str], read: Callable[[str], "Tensor"], ahead: int
-) -> "Generator[tuple[str, Tensor], None, None]":
-    """Each path with what `read` makes of it, in order, read by threads up to `ahead` before it is asked for."""
-    todo = iter(paths)
-    pending: deque[tuple[str, Future[Tensor]]] = deque()
-    pool = ThreadPoolExecutor(READERS, thread_name_prefix="read-images")
-    try:
-        while True:
-            for path in itertools.islice(todo, ahead - len(pending)):
-                pending.append((path, pool.submit(read, path)))
-            if not pending:
-                return
-            path, image = pending.popleft()
-            yield path, image.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
