@@ -459,10 +459,3 @@ def test_no_seeds_have_an_epoch_in_common():
         tuple(Schedule(50, 10, seed, True).batches(epoch)[0].tolist()) for seed in range(10) for epoch in range(20)
     ]
     assert len(set(digests)) == 200
-
-
-def test_beginning_an_epoch_far_into_a_large_set_takes_no_longer_than_at_its_start():
-    """Nothing is replayed: the order is drawn once, wherever it is gone on with."""
-    schedule = Schedule(10**6, 64, 0, True)
-    assert torch.equal(schedule.batches(1)[10_000:][0], schedule.batches(1)[10_000])
-    assert len(schedule.batches(1)[10_000:]) == len(schedule) - 10_000
