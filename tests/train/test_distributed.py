@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -301,3 +302,13 @@ def worked(one, out):
 def test_batches_that_do_not_divide_into_chunks_are_refused():
     with pytest.raises(ConfigError, match="norm_batch is 24.*64.*--norm-batch"):
         tiny(batch_size=64, norm_batch=24)
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_again_and_again_end_with_the_very_same_state(tmp_path):
+    """Under torchrun, which starts all of them again."""
+    from benchmarks.kills import disturbed, same
+
+    found = [disturbed(tmp_path / f"{kills}", 20, kills, 2, random.Random(0), 1.5) for kills in (0, 3)]
+    assert found[1] >= 1  # a fast machine is done before the last one
+    assert same(tmp_path / "0", tmp_path / "3")
