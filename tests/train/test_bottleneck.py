@@ -64,6 +64,7 @@ def test_a_run_says_and_notes_where_its_time_went(tmp_path, monkeypatch):
     class Slowed:
         def __init__(self, loader):
             self.loader, self.skipped, self.left_out_per_epoch = loader, set(), loader.left_out_per_epoch
+            self.schedule = loader.schedule
 
         def __len__(self):
             return len(self.loader)
