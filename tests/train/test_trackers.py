@@ -10,12 +10,10 @@ import time
 from collections import defaultdict
 
 import pytest
-from rich.console import Console
 from tests.train.runs import StopAfter, console, said, tiny
 
 from residuum.errors import ConfigError, MissingExtraError
-from residuum.train import Callback, ConsoleLogger, Execution, Recipe, fit, resume, trackers
-from residuum.train.clock import Clock
+from residuum.train import Callback, Execution, fit, resume, trackers
 from residuum.train.run import Run
 from residuum.train.trackers import TensorBoard, Tracker
 
@@ -130,37 +128,6 @@ def test_a_file_that_is_cut_off_is_gone_on_from(tmp_path):
     file.write_bytes(file.read_bytes()[:-30])
     resume(path, execution=LOGGED, callbacks=[])
     assert mirrors(path)
-
-
-@pytest.mark.usefixtures("tensorboard")
-@pytest.mark.slow
-def test_telling_and_logging_cost_less_than_a_hundredth_of_an_epoch_of_the_digits(tmp_path, monkeypatch):
-    spent, marks = [0.0], []
-
-    def timed(kind, name):
-        plain = getattr(kind, name)
-
-        def call(*args):
-            begin = time.process_time()
-            plain(*args)
-            spent[0] += time.process_time() - begin
-
-        monkeypatch.setattr(kind, name, call)
-
-    for name in ("look", "epoch", "saved"):
-        timed(ConsoleLogger, name)
-        timed(trackers.TensorBoard, name)
-    timed(Clock, "read")
-
-    class Mark(Callback):
-        def epoch(self, row, epochs):
-            marks.append((time.process_time(), spent[0]))
-
-    recipe = Recipe.default("digits").replace({"epochs": 6, "precision": "fp32"})
-    logger = ConsoleLogger(Console(file=io.StringIO(), force_terminal=True, width=100))
-    fit(recipe, out=tmp_path / "run", execution=LOGGED, callbacks=[logger, Mark()])
-    (begun, before), (ended, after) = marks[0], marks[-1]  # libraries are imported in the first epoch
-    assert after - before < 0.01 * (ended - begun)
 
 
 # -- any service -------------------------------------------------------------------------------------------------------
