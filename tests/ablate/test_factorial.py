@@ -65,6 +65,7 @@ def test_effects_are_least_squares(levels):
     assert found[f"{name} x B"].value == pytest.approx(2 * (crossed[0] + crossed.sum()), abs=1e-9)
 
 
+@pytest.mark.slow  # statsmodels takes seconds to import
 def test_effects_intervals_and_p_are_statsmodels():
     ols = pytest.importorskip("statsmodels.formula.api").ols
     runs = runs_of(np.random.default_rng(3))

@@ -79,7 +79,7 @@ def table(result: StudyResult) -> Table:
                 "-" if one.adjusted is None else f"{one.adjusted:.2g}",
                 "-" if one.superiority is None else f"{one.superiority:.2f}",
             )  # fmt: skip
-        sizes = (f"{variant.parameters:,}", f"{variant.macs:,}")
+        sizes = (f"{variant.parameters / 1e6:,.2f} M", f"{variant.macs / 1e6:,.1f} M")
         rows.append((variant.name, f"{len(mine)}", _spread(result.metric, mine), *judged, cost, *sizes))
     confidence = f"{100 * (1 - level(result)):.4g} %"
     headings = (
@@ -124,8 +124,7 @@ def sentences(result: StudyResult) -> list[str]:
         text = f"{one.variant}: {verdict(one, *_scale(result.metric))}"
         if one.mean is not None:
             ends = f" ({_ends(result.metric, one.interval)})" if one.interval else ""
-            pairs = f"{len(one.seeds)} pair{'s' * (len(one.seeds) != 1)}"
-            text += f"; {_gap(result.metric, one.mean)}{unit}{ends} over {pairs}"
+            text += f"; {_gap(result.metric, one.mean)}{unit}{ends} over {_count(len(one.seeds))}"
         found.append(f"{text}.{''.join(f' {note[0].upper()}{note[1:]}.' for note in one.notes)}")
     for effect in effects(result):
         if effect.factors == 2 and effect.clear:
@@ -145,27 +144,32 @@ def page(result: StudyResult) -> Page:
     own = by_seed[result.base]
     cards = [Card(f"{result.base} (base)", _spread(result.metric, own), f"{_named(result.metric)}, {len(own)} seeds")]
     for one in comparisons[:_CARDS]:
-        text = next(s for s in sentences(result) if s.startswith(f"{one.variant}: ")).removeprefix(f"{one.variant}: ")
         value = "-" if one.mean is None else f"{_gap(result.metric, one.mean)}{unit}"
+        ends = f", {_ends(result.metric, one.interval)}" if one.interval else ""
+        text = ". ".join([f"{verdict(one, *_scale(result.metric))}{ends}, {_count(len(one.seeds))}", *one.notes])
         cards.append(Card(one.variant, value, text, _COLOURS.get(one.kind, "noise")))
     variants = f"{len(result.variants)} variants, {len(result.seeds)} seeds"
     about = f"A study of {variants}: {done} of {len(result.variants) * len(result.seeds)} cells are done."
-    interactions = _interactions(result)
+    effect, charts = _interactions(result), (*_forest(result, comparisons), *_pairs(result, by_seed))
+    before = any(one.factors == 2 and one.clear for one in effects(result))
     sections = (
-        Section("Variants", _changes(result), charts=_forest(result, comparisons), tables=(table(result),)),
-        *([interactions] if interactions and interactions.text.startswith("There") else []),
-        Section("Pairs", _noise(result), charts=_pairs(result, by_seed)),
-        *([interactions] if interactions and not interactions.text.startswith("There") else []),
+        *([effect] if effect and before else []),
+        Section("Variants", " ".join([_changes(result), _noise(result)]).strip(), charts, (table(result),)),
+        *([effect] if effect and not before else []),
         *_others(result),
         *_section("Cost", "The dashed line joins variants that none beats in both (Pareto).", _costs(result, by_seed)),
         *_section("Learning curves", "Means over seeds; shaded: one standard deviation of a run.", _curves(result)),
         *_section("Distribution", "Share of variants up to a value.", _distribution(result, by_seed)),
         *_troubles(result),
         Section("Cells", tables=(_cells(result),)),
-        Section("How it was done", _how(result, len(comparisons)), result.about.get("study", "")),
+        Section("How it was done", _how(result, len(comparisons)), listing=result.about.get("study", "")),
     )
     details = {name: text for name, text in result.about.items() if name != "study"}
     return Page(f"Study {result.name}", about, "", details, tuple(cards), sections)
+
+
+def _count(pairs: int) -> str:
+    return f"{pairs} pair{'s' * (pairs != 1)}"
 
 
 def _section(title: str, text: str, charts: Sequence[Chart]) -> Iterator[Section]:
@@ -224,9 +228,7 @@ def _noise(result: StudyResult) -> str:
     if found is None:
         return for_new.strip()
     sd, correlation = _number(result.metric, found[0]), f"{found[1]:.2f}"
-    return (
-        f"The sd of one run is {sd}; runs of one seed correlate by {correlation}, which is what pairing gains.{for_new}"
-    )
+    return f"The sd of one run is {sd}; runs of one seed correlate by {correlation}.{for_new}"
 
 
 def _interactions(result: StudyResult) -> Section | None:

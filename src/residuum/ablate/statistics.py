@@ -85,7 +85,8 @@ def compare(result: StudyResult, metric: str | None = None) -> tuple[Comparison,
     variants = [variant.name for variant in result.variants if variant.name != result.base]
     found = [_measured(result, metric, name, by_seed, alpha) for name in variants]
     family = [one for one in found if one.kind != "identical"]  # the very same network is no hypothesis
-    adjusted = holm(np.array([1.0 if one.p is None else one.p for one in family]))
+    ranked = [1.0 if one.p is None or one.kind == "incomplete" else one.p for one in family]
+    adjusted = holm(np.array(ranked))
     place = {one.variant: float(p) for one, p in zip(family, adjusted, strict=True)}
     return tuple(_judged(one, place.get(one.variant), metric, alpha) for one in found)
 
@@ -135,7 +136,7 @@ def _same_weights(result: StudyResult, name: str, seeds: Sequence[int]) -> bool:
 
 
 def _judged(one: Comparison, adjusted: float | None, metric: str, alpha: float) -> Comparison:
-    one = replace(one, adjusted=adjusted if one.p is not None else None)
+    one = replace(one, adjusted=adjusted if one.p is not None and one.kind == "undecided" else None)
     if one.kind != "undecided" or one.mean is None:
         return one
     n = len(one.seeds)
