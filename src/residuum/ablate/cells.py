@@ -1,4 +1,4 @@
-"""Cells: one variant of a study at one seed, each an ordinary run folder. What a study has found is read from them anew.
+"""Cells: one variant of a study at one seed, each an ordinary run folder. What a study has found is read there anew.
 
     studies/NAME/study.toml          the study as it was last run
     studies/NAME/asked.json          the seeds that were asked for, each time that they were others
@@ -226,7 +226,8 @@ def collect(plan: Plan) -> StudyResult:
         keys.add(cell.key)
         identities.add(cell.identity)
         for name in cell.variants:
-            cells.append(_result(plan, cell.folder, Record.read(cell.folder), variants[name], cell))
+            record = Record.read(cell.folder)
+            cells.append(_result(plan, cell.folder, record, variants[name], cell))
     older = [
         _result(plan, folder, record, variants.get(record.variant), None)
         for folder, record in plan.records()

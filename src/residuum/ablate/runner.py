@@ -174,7 +174,7 @@ class _Parent:
         self.total = len(self.together) + len(self.alone)
 
     def _to_do(self, only: Sequence[str]) -> tuple[list[Cell], list[Cell]]:
-        """Cells that are to be run beside others, and those that ran out of memory and get the machine to themselves."""
+        """Cells that are run beside others, and those that ran out of memory and get the machine to themselves."""
         status = {(cell.key, cell.status) for cell in collect(self.plan).cells}
         together: list[Cell] = []
         alone: list[Cell] = []
@@ -280,7 +280,8 @@ class _Parent:
             self._take(*self.events.get(timeout=_TICK))
         limit = self.plan.study.running.seconds
         for worker in self.workers:
-            if limit and worker.cell is not None and not worker.reason and time.monotonic() - worker.since > limit:
+            late = worker.ready and time.monotonic() - worker.since > limit if limit else False
+            if late and worker.cell is not None and not worker.reason:
                 worker.reason = f"it took longer than {self.plan.study.running.timeout}"
                 worker.process.kill()
 
@@ -297,7 +298,9 @@ class _Parent:
                 )
             worker.cell = None
             return
-        status, worker.ready = told.get("status"), True
+        status = told.get("status")
+        if not worker.ready:
+            worker.ready, worker.since = True, time.monotonic()
         if cell is None or status is None or worker.reason:  # it has come up, or is being killed
             return
         worker.cell = None

@@ -1,7 +1,7 @@
 """A process that trains cells: jobs come in as JSON lines, what became of them goes out as such.
 
-When its standard input ends, because the study is stopped or its process has died, training saves at its next step and the
-process ends.
+When its standard input ends, because the study is stopped or its process has died, training saves at its next step and
+the process ends.
 """
 
 import contextlib
