@@ -92,7 +92,7 @@ def test_the_margin_is_in_points_of_an_accuracy():
         ("design = 'grid'\n[factor.a]\nlevels = { lr = 1 }", "needs fields with a list"),
         ("[factor.a]\non = { name = 'x' }\noff = { name = 'y' }", "'name' is the name of several fields"),
         ("[factor.a]\non = { seed = 1 }\noff = { seed = 2 }", "changes seed"),
-        ("[factor.a]\non = { model = 1 }\noff = { model = 2 }", "it must be a table"),
+        ("[factor.a]\non = { model = 1 }\noff = { model = 2 }", "name one of its fields"),
         ("design = 'factorial'" + FACTORS + FACTORS.replace("SE", "S").replace(".D]", ".E]"), "both set"),
     ],
 )

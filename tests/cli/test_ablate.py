@@ -65,7 +65,7 @@ def wrong_in_37():
         ("label_smoothing = 1.5", "variant 'v37': loss.label_smoothing is 1.5"),
         ("'model.stem' = 'no'", "variant 'v37': "),
         ("'model.num_classes' = 3", "variant 'v37': model.num_classes is 3 but 'digits' has 10 classes"),
-        ("'data.image_size' = [1, 1]\n'model.stem' = 'conv7'", "v37"),
+        ("'schedule.warmup' = 99", "variant 'v37': schedule.warmup is 99 epochs but the run has 30"),
         ("label_smothing = 1", "variant 'v37': 'label_smothing' is not a field of a recipe; did you mean"),
         ("'data.path' = 'nowhere'", "variant 'v37' changes data.path"),
     ],

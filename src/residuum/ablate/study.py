@@ -19,10 +19,10 @@ from typing import Annotated, Any, Literal, Self
 from residuum.ablate.results import Design
 from residuum.data.catalog import Catalog
 from residuum.data.settings import DataSettings
-from residuum.errors import ConfigError, ResiduumError, quoted
+from residuum.errors import ConfigError, ResiduumError, nearest, quoted
 from residuum.files import read_text
 from residuum.presets import preset
-from residuum.train.recipe import NAMES, Recipe, check_fit, fields_of, read_recipe, train_images
+from residuum.train.recipe import NAMES, SECTIONS, Recipe, check_fit, fields_of, read_recipe, train_images
 from residuum.validation import AtLeast, Within, check, parse_toml, refuse_unknown
 
 # What a cell is measured by: of the last epoch, but for seconds, which are of all training, and peak memory in bytes.
@@ -226,8 +226,10 @@ def full_name(name: str) -> str:
         return same[0]
     if same:
         raise ConfigError(f"{quoted(name)} is the name of several fields: {', '.join(same)}; write it in full")
-    Recipe().replace({name: None})  # says what there is instead
-    raise ConfigError(f"{quoted(name)} is a table of a recipe; name one of its fields")
+    if name in SECTIONS:
+        raise ConfigError(f"{quoted(name)} is a table of a recipe; name one of its fields, as {name}.FIELD")
+    lasts = [known.rpartition(".")[2] for known in NAMES]
+    raise ConfigError(f"{quoted(name)} is not a field of a recipe{nearest(name, [*NAMES, *lasts])}")
 
 
 def _changes(table: Any, where: str) -> dict[str, Any]:
