@@ -179,6 +179,23 @@ def _print_plan(plan: "Plan", console: Console) -> None:
         say(console, f"{left:,} cells are left, about {minutes:.1f} minutes, as those that are done took")
     else:
         _estimate(plan, console)
+    _seeds_needed(found, console)
+
+
+def _seeds_needed(found: "StudyResult", console: Console) -> None:
+    """How many seeds show a difference of the margin, from how far runs spread so far."""
+    from residuum.ablate.statistics import noise, pairs_needed
+
+    spread = noise(found)
+    if found.margin is None or spread is None:
+        return
+    scale, unit = (100, " points") if found.metric.endswith("accuracy") else (1, "")
+    needed = pairs_needed(found.margin, spread[0])
+    say(
+        console,
+        f"one run spreads by {scale * spread[0]:.3g}{unit} (sd); a difference of {scale * found.margin:g}{unit} "
+        f"takes {'more seeds than are worth it' if needed is None else f'{needed} seeds'}",
+    )
 
 
 def _estimate(plan: "Plan", console: Console) -> None:
