@@ -4,10 +4,10 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from tests.ablate.trainers import SIX, calls, planned, run_fake
 
 from residuum.ablate.cells import collect
 from residuum.train import environment
+from tests.ablate.trainers import SIX, calls, planned, run_fake
 
 
 @pytest.fixture(autouse=True)

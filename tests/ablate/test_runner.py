@@ -8,10 +8,10 @@ import sys
 import time
 
 import pytest
-from tests.ablate.trainers import ROOT, calls, planned, run_fake
 
 from residuum.ablate.cells import collect
 from residuum.errors import RunError
+from tests.ablate.trainers import ROOT, calls, planned, run_fake
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 from benchmarks import study_kills
-from tests.ablate.trainers import ROOT
 
 from residuum.ablate.cells import collect, lay_out
 from residuum.ablate.runner import run
 from residuum.ablate.study import Study
 from residuum.train import fit
+from tests.ablate.trainers import ROOT
 
 TINY = """
 name = "tiny"
