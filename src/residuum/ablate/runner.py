@@ -28,6 +28,7 @@ from residuum.errors import RunError, quoted, shortened
 LOCK = "lock"
 WAIT = 60.0  # seconds that workers of a parent that was killed may take to save and end
 _TICK = 0.2
+_STARTS = 3  # how often a worker may die before it is ready
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class _Parent:
         self.stopped_by: int | None = None
         self.events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self.workers: list[_Worker] = []
-        self.started = 0
+        self.started = self.stillborn = 0
         self.together, self.alone = self._to_do(only)
         self.total = len(self.together) + len(self.alone)
 
@@ -291,8 +292,11 @@ class _Parent:
             if worker in self.workers:
                 self.workers.remove(worker)
             if not worker.ready and self.stopped_by is None:
-                raise RunError(f"a worker cannot be started: {_death(worker)}")
-            if cell is not None and self.stopped_by is None:
+                self.stillborn += 1
+                if self.stillborn == _STARTS or cell is None:
+                    raise RunError(f"a worker cannot be started: {_death(worker)}")
+                self.together.insert(0, cell)
+            elif cell is not None and self.stopped_by is None:
                 self._failed(
                     cell, worker.reason or _death(worker), not worker.reason and worker.process.returncode == -9
                 )

@@ -10,6 +10,7 @@ list      those that are listed, the first of which is the base
 
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -30,7 +31,7 @@ METRICS = (
     "test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_accuracy", "train_loss", "seconds",
     "images_per_second", "peak_memory", "parameters", "macs",
 )  # fmt: skip
-MOST_CELLS = 100_000
+MOST_VARIANTS, MOST_SEEDS = 1000, 10_000
 _OWN = ("seed", "data.path")  # what no variant may change: a study has its seeds, and one set of data
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -56,7 +57,7 @@ class Question:
 
     def __post_init__(self) -> None:
         number: Any = self.seeds
-        if type(number) is int and 1 <= number <= MOST_CELLS:
+        if type(number) is int and 1 <= number <= MOST_SEEDS:
             object.__setattr__(self, "seeds", tuple(range(number)))
         check(self)
         if not re.fullmatch(r"[\w.+=-]{1,80}", self.name) or self.name.startswith("."):
@@ -198,12 +199,12 @@ def from_flags(
 def _values(text: str) -> list[Any]:
     """Values between commas, as TOML has them or else words; a list stands in brackets, None is a field left out."""
     found: list[Any] = []
-    for word in re.findall(r"(?:\[[^\]]*\]|[^,\[])+", text):
+    for word in map(str.strip, re.findall(r"(?:\[[^\]]*\]|[^,\[])+", text)):
         try:
-            value = parse_toml(f"value = {word.strip()}")["value"]
+            read = parse_toml(f"value = {word}")
         except ConfigError:
-            value = None if word.strip() == "None" else word.strip()
-        found.append(value)
+            read = {}
+        found.append(read["value"] if read.keys() == {"value"} else None if word == "None" else word)
     return found
 
 
@@ -285,8 +286,10 @@ def expand(design: Design, factors: Sequence[Factor], listed: Mapping[str, Mappi
     elif design in ("ablate", "add"):
         found = _one_at_a_time(design == "add", factors)
     else:
-        combined = itertools.product(*(factor.levels for factor in factors))
-        found = [_combined(factors, levels) for levels in itertools.islice(combined, MOST_CELLS)]
+        count = math.prod(len(factor.levels) for factor in factors)
+        if count > MOST_VARIANTS:
+            raise ConfigError(f"the factors make {count:,} variants, and a study has at most {MOST_VARIANTS:,}")
+        found = [_combined(factors, levels) for levels in itertools.product(*(factor.levels for factor in factors))]
     if len(found) < 2:
         raise ConfigError("a study needs two variants or more")
     return tuple(found)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from residuum.ablate.study import Running, Study, from_flags, recipe_of
-from residuum.cli.console import say
+from residuum.cli.console import say, visible
 from residuum.cli.line import Line
 from residuum.data.catalog import scan
 from residuum.errors import ConfigError, quoted
@@ -167,7 +167,12 @@ def _print_plan(plan: "Plan", console: Console) -> None:
         table.add_column(heading, justify="left" if heading in ("variant", "changes") else "right", overflow="fold")
     for variant in plan.variants:
         changes = ", ".join(f"{name} = {value}" for name, value in variant.changes.items())
-        table.add_row(Text(variant.name), Text(changes), f"{variant.parameters:,}", f"{variant.macs:,}")
+        table.add_row(
+            Text(visible(variant.name, console)),
+            Text(visible(changes, console)),
+            f"{variant.parameters:,}",
+            f"{variant.macs:,}",
+        )
     console.print(table)
     running, found = plan.study.running, collect(plan)
     say(console, f"{len(plan.cells):,} cells: {len(plan.variants)} variants, {len(plan.study.question.seeds)} seeds")
