@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -140,18 +141,20 @@ def _alive(process: int) -> bool:
 def run(
     plan: Plan,
     say: Callable[[str], None] = lambda text: None,
+    block: Callable[[], None] = lambda: None,
     *,
     only: Sequence[str] = (),
     trainer: str | None = None,
 ) -> Outcome:
     """Run what is missing, of variants named in `only` where that is given; failed cells once more up to `retries`.
 
-    `say` is told of each cell that ends. `trainer`, MODULE:FUNCTION, trains in place of `worker.train`. Ctrl-C and
-    SIGTERM stop it with everything saved; a second one acts at once. Raises `RunError`.
+    `say` is told of each cell that ends, `block` is called where all cells of a seed have. `trainer`, MODULE:FUNCTION,
+    trains in place of `worker.train`. Ctrl-C and SIGTERM stop it with everything saved; a second one acts at once.
+    Raises `RunError`.
     """
     with claimed(plan.folder) as lock:
         note_asked(plan)
-        parent = _Parent(plan, say, lock, trainer, only)
+        parent = _Parent(plan, say, block, lock, trainer, only)
         with parent.listening():
             parent.run()
         failed = [cell for cell in collect(plan).cells if cell.status == "failed"]
@@ -162,9 +165,15 @@ class _Parent:
     """The life of one call: cells to come, workers, the signal that has come."""
 
     def __init__(
-        self, plan: Plan, say: Callable[[str], None], lock: int, trainer: str | None, only: Sequence[str]
+        self,
+        plan: Plan,
+        say: Callable[[str], None],
+        block: Callable[[], None],
+        lock: int,
+        trainer: str | None,
+        only: Sequence[str],
     ) -> None:
-        self.plan, self.say, self.lock, self.trainer = plan, say, lock, trainer
+        self.plan, self.say, self.block, self.lock, self.trainer = plan, say, block, lock, trainer
         self.threads = threads_of(plan.study)
         self.finished = 0
         self.stopped_by: int | None = None
@@ -173,6 +182,7 @@ class _Parent:
         self.started = self.stillborn = 0
         self.together, self.alone = self._to_do(only)
         self.total = len(self.together) + len(self.alone)
+        self.left = Counter(cell.seed for cell in (*self.together, *self.alone))
 
     def _to_do(self, only: Sequence[str]) -> tuple[list[Cell], list[Cell]]:
         """Cells that are run beside others, and those that ran out of memory and get the machine to themselves."""
@@ -297,6 +307,7 @@ class _Parent:
                     raise RunError(f"a worker cannot be started: {_death(worker)}")
                 self.together.insert(0, cell)
             elif cell is not None and self.stopped_by is None:
+                self.left[cell.seed] -= 1
                 self._failed(
                     cell, worker.reason or _death(worker), not worker.reason and worker.process.returncode == -9
                 )
@@ -308,6 +319,7 @@ class _Parent:
         if cell is None or status is None or worker.reason:  # it has come up, or is being killed
             return
         worker.cell = None
+        self.left[cell.seed] -= 1
         seconds = f"{time.monotonic() - worker.since:.1f} s"
         if status == "done":
             self.finished += 1
@@ -321,6 +333,8 @@ class _Parent:
             self.workers.remove(worker)
         elif self.stopped_by is None:
             self._failed(cell, "its process was told to end by another one")
+        if not self.left[cell.seed] and any(self.left.values()):
+            self.block()
 
     def _failed(self, cell: Cell, reason: str, alone: bool = False) -> None:
         """Write down what a worker no longer could."""

@@ -14,6 +14,7 @@ from residuum.cli.console import say, visible
 from residuum.cli.line import Line
 from residuum.data.catalog import scan
 from residuum.errors import ConfigError, quoted
+from residuum.extras import need
 from residuum.train.recipe import NAMES, Recipe, read_recipe
 from residuum.validation import AtLeast, Within
 
@@ -105,9 +106,17 @@ def run(command: Ablate, console: Console) -> int:
         if command.report:
             _write_report(plan, found, console)
         return 0
+    from residuum.ablate.report import table
     from residuum.ablate.runner import run as run_cells
+    from residuum.report.tables import print_table
 
-    outcome = run_cells(plan, lambda text: say(console, text), only=names)
+    need("scipy.stats", extra="stats")  # said now, not when all has been trained
+
+    def block() -> None:
+        if console.is_terminal:
+            print_table(console, table(collect(plan)))
+
+    outcome = run_cells(plan, lambda text: say(console, text), block, only=names)
     found = collect(plan)
     if outcome.stopped_by is not None:
         _print_status(plan, found, console)
@@ -237,14 +246,10 @@ _STATUS = ("done", "waiting", "failed", "diverged")
 
 
 def _write_report(plan: "Plan", found: "StudyResult", console: Console) -> None:
-    from statistics import mean, stdev
+    """The table, and the report in the study's folder."""
+    from residuum.ablate.report import table, write_report
+    from residuum.report.tables import print_table
 
-    from rich.table import Table
-
-    table = Table("variant", "seeds", found.metric, "sd", box=None, header_style="bold", pad_edge=False)
-    for variant in found.variants:
-        done = [cell for cell in found.cells if cell.variant == variant.name and cell.status == "done"]
-        values = [cell.metrics[found.metric] for cell in done]
-        sd = f"{stdev(values):.4f}" if len(values) > 1 else ""
-        table.add_row(Text(variant.name), str(len(values)), f"{mean(values):.4f}" if values else "", sd)
-    console.print(table)
+    print_table(console, table(found))
+    write_report(found, plan.folder)
+    say(console, f"report in {plan.folder / 'report.html'}")
