@@ -114,7 +114,9 @@ def _measured(
     if missing and not (len(seeds) in result.looks and all(s not in mine and s not in base for s in missing)):
         one = replace(one, kind="incomplete", notes=(*one.notes, f"{len(seeds)} of {len(result.seeds)} blocks"))
     elif not gaps.any() and _same_weights(result, name, seeds):
-        return replace(one, kind="identical", correlation=1.0)
+        keys = {(cell.variant, cell.seed): cell.key for cell in result.cells}
+        same = all(keys[name, seed] == keys[result.base, seed] for seed in seeds)
+        return replace(one, kind="identical", notes=(*one.notes, *["identical configuration"] * same))
     if len(seeds) < LEAST:
         return one
     if len(seeds) >= SIGNS:

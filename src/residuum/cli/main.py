@@ -12,7 +12,20 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from residuum.cli import bench, compare, convert, evaluate, inspect, plan, predict, presets, recipes, summary, train
+from residuum.cli import (
+    ablate,
+    bench,
+    compare,
+    convert,
+    evaluate,
+    inspect,
+    plan,
+    predict,
+    presets,
+    recipes,
+    summary,
+    train,
+)
 from residuum.cli.console import open_console, say
 from residuum.cli.line import Line, build, print_help, read
 from residuum.errors import ConfigError, ResiduumError, nearest, quoted
@@ -38,6 +51,7 @@ COMMANDS = {
     "plan": Command(plan.Plan, plan.defaults, plan.run),
     "convert": Command(convert.Convert, lambda line: convert.Convert(tyro.MISSING, tyro.MISSING), convert.run),
     "inspect": Command(inspect.Inspect, lambda line: inspect.Inspect(tyro.MISSING), inspect.run),
+    "ablate": Command(ablate.Ablate, ablate.defaults, ablate.run),
     "bench": Command(bench.Bench, lambda line: bench.Bench(), bench.run),
 }
 

@@ -203,8 +203,13 @@ def _limits(values: Sequence[float], zero: bool) -> tuple[float, float]:
     return min(values) - room, max(values) + room
 
 
-def line_chart(title: str, lines: Sequence[Line], *, x: str, y: str, description: str) -> Chart:
-    """Lines over x; their names, where they have one, in a column at the right, at the heights where they end."""
+def line_chart(
+    title: str, lines: Sequence[Line], *, x: str, y: str, description: str, ticks: Sequence[str] = ()
+) -> Chart:
+    """Lines over x; their names, where they have one, in a column at the right, at the heights where they end.
+
+    `ticks` name the places 0, 1, ... of x.
+    """
     from matplotlib.ticker import MaxNLocator
 
     with _drawing(2.9) as (figure, axes):
@@ -217,6 +222,8 @@ def line_chart(title: str, lines: Sequence[Line], *, x: str, y: str, description
             axes.plot(xs, ys, color=line.colour, marker="o" if len(xs) == 1 else "", markersize=4, **thin)  # type: ignore[arg-type]
         axes.set(xlabel=x, ylabel=y)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if ticks:
+            axes.set_xticks(range(len(ticks)), [_name(tick) for tick in ticks])
         axes.grid(color=GREY, alpha=0.25, linewidth=0.7)
         axes.set_axisbelow(True)
         low, high = axes.get_ylim()
