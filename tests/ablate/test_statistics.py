@@ -128,6 +128,12 @@ def test_a_field_without_effect_is_identical_and_only_with_the_same_weights():
     assert by_chance[0].kind == "undecided"
 
 
+def test_variants_that_share_their_cells_are_said_to_be_one_configuration():
+    same = study({"base": [0.9, 0.91, 0.92], "none": [0.9, 0.91, 0.92]})
+    found = compare(replace(same, cells=tuple(replace(c, weights="a", key=f"{c.seed}") for c in same.cells)))[0]
+    assert (found.kind, found.notes) == ("identical", ("few seeds (3)", "identical configuration"))
+
+
 def test_undecided_says_how_many_more_seeds_would_show_the_margin():
     base, variant = draws("normal", (2, 6), 3)
     found = compare(study({"base": base, "variant": variant}, margin=0.001))[0]

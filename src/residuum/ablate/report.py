@@ -18,7 +18,7 @@ from typing import Any
 
 from residuum.ablate.factorial import Effect, effects, shapley
 from residuum.ablate.results import CellResult, StudyResult, Variant
-from residuum.ablate.statistics import Comparison, compare, level, lower_is_better, noise, values, verdict
+from residuum.ablate.statistics import Comparison, compare, complete, level, lower_is_better, noise, values, verdict
 from residuum.errors import RunError
 from residuum.evaluation.seeds import Interval, mean_of
 from residuum.files import write_text
@@ -257,7 +257,11 @@ def _interactions(result: StudyResult) -> Section | None:
         description="; ".join(f"{bar.name} {bar.label}" for bar in bars),
     )  # fmt: skip
     rows = tuple((one.name, _gap(metric, one.value), _ends(metric, one.interval), f"{one.p:.2g}") for one in found)
-    note = "An interaction is by how much the one changes the effect of the other. p is of each alone."
+    seeds = complete(result, metric)[1]
+    note = (
+        f"Over the {len(seeds)} seeds that all variants have. An interaction is by how much the one changes the effect of "
+        "the other. p is of each alone."
+    )
     tables = [Table("Effects", ("effect", "size", "interval", "p"), rows, note)]
     shares = shapley(result)
     if shares:
