@@ -259,7 +259,7 @@ def _interactions(result: StudyResult) -> Section | None:
     rows = tuple((one.name, _gap(metric, one.value), _ends(metric, one.interval), f"{one.p:.2g}") for one in found)
     seeds = complete(result, metric)[1]
     note = (
-        f"Over the {len(seeds)} seeds that all variants have. An interaction is by how much the one changes the effect of "
+        f"Over {len(seeds)} seeds that all variants have. An interaction is by how much one changes the effect of "
         "the other. p is of each alone."
     )
     tables = [Table("Effects", ("effect", "size", "interval", "p"), rows, note)]
