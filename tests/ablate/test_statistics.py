@@ -199,6 +199,7 @@ def test_the_interval_for_new_images_holds_the_truth_at_new_images():
         )  # fmt: skip
         whole = study({"base": [None] * 5, "variant": [None] * 5}, cells=cells)
         found = compare(whole)[0]
+        assert found.images[0] <= found.interval[0] < found.interval[1] <= found.images[1]
         held += found.images[0] <= 0 <= found.images[1]
         narrower += found.interval[0] <= 0 <= found.interval[1]
     assert held / 300 >= 0.93

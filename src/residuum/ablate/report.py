@@ -81,7 +81,9 @@ def table(result: StudyResult) -> Table:
                 "-" if one.adjusted is None else f"{one.adjusted:.2g}",
                 "-" if one.superiority is None else f"{one.superiority:.2f}",
             )  # fmt: skip
-        sizes = (f"{variant.parameters / 1e6:,.2f} M", f"{variant.macs / 1e6:,.1f} M")
+        sizes = tuple(
+            f"{n / 1e6:,.2f} M" if n >= 1e6 else f"{n / 1e3:,.1f} k" for n in (variant.parameters, variant.macs)
+        )
         rows.append((variant.name, f"{len(mine)}", _spread(result.metric, mine), *judged, cost, *sizes))
     confidence = f"{100 * (1 - level(result)):.4g} %"
     headings = (

@@ -198,10 +198,10 @@ def sign_flip(gaps: Floats) -> float:
 
 
 def _for_new_images(result: StudyResult, name: str, seeds: Sequence[int], alpha: float) -> Interval | None:
-    """Interval of the difference for other images too: the variances over seeds and over images, added.
+    """Interval of the difference for other images too: half the widths over seeds and over images, squared and added.
 
     As with the two-way bootstrap, what changes with both seed and image counts in both, which errs to the safe side;
-    but a bootstrap of three seeds would be too narrow. Degrees of freedom after Welch and Satterthwaite.
+    but a bootstrap of three seeds would be too narrow. Each of the two is Student's.
     """
     right = {(c.variant, c.seed): c.correct for c in result.cells}
     sides = [[right[side, seed] or () for seed in seeds] for side in (name, result.base)]
@@ -210,9 +210,7 @@ def _for_new_images(result: StudyResult, name: str, seeds: Sequence[int], alpha:
         return None
     mine, base = (np.array(side, np.float64) for side in sides)  # (seeds, images)
     gaps = mine - base
-    parts = [gaps.mean(1 - axis).var(ddof=1) / gaps.shape[axis] for axis in (0, 1)]
-    freedom = sum(parts) ** 2 / sum(v**2 / (n - 1) for v, n in zip(parts, gaps.shape, strict=True))
-    reach = need("scipy.stats", extra="stats").t.ppf(1 - alpha / 2, freedom) * math.sqrt(sum(parts))
+    reach = math.hypot(*(float(student(gaps.mean(1 - axis), 1 - alpha)[1]) for axis in (0, 1)))
     return float(gaps.mean() - reach), float(gaps.mean() + reach)
 
 

@@ -177,6 +177,8 @@ def scatter_chart(
     with _drawing(2.9) as (figure, axes):
         (left, right), (low, top) = (_limits(one, zero) for one in ([p.x for p in points], [p.y for p in points]))
         axes.set(xlim=(left, right), ylim=(low, top), xlabel=x, ylabel=y)
+        if not zero:
+            axes.locator_params(axis="x", nbins=5)  # far from 0 they are long
         joined = sorted((p.x, p.y) for p in points if p.name in front)
         if joined:
             axes.plot(*zip(*joined, strict=True), color=GREY, linewidth=1.2, linestyle="--", gid="front")
