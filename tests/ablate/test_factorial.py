@@ -65,6 +65,7 @@ def test_effects_are_least_squares(levels):
     assert found[f"{name} x B"].value == pytest.approx(2 * (crossed[0] + crossed.sum()), abs=1e-9)
 
 
+@pytest.mark.slow  # statsmodels takes seconds to import
 def test_effects_intervals_and_p_are_statsmodels():
     ols = pytest.importorskip("statsmodels.formula.api").ols
     runs = runs_of(np.random.default_rng(3))
@@ -73,7 +74,7 @@ def test_effects_intervals_and_p_are_statsmodels():
     fit = ols("y ~ C(seed) + a*b*c", pytest.importorskip("pandas").DataFrame(data)).fit()
     ends = fit.conf_int()
     for one in effects(factorial(runs)):
-        term, times = one.name.lower().replace(" x ", ":"), 2 * one.factors
+        term, times = one.name.lower().replace(" x ", ":"), 2 * len(one.of)
         assert one.value / times == pytest.approx(fit.params[term], abs=1e-9)
         assert one.p == pytest.approx(fit.pvalues[term], abs=1e-9)
         assert np.array(one.interval) / times == pytest.approx(ends.loc[term].to_numpy(), abs=1e-9)

@@ -75,6 +75,12 @@ def test_a_comparison_has_scipys_numbers():
     assert found.correlation == pytest.approx(np.corrcoef(base, variant)[0, 1])
 
 
+def test_holms_adjustment_steps_down():
+    assert holm(np.array([0.04, 0.01, 0.03])) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm(np.array([0.9, 0.8])) == pytest.approx([1.0, 1.0])
+
+
+@pytest.mark.slow  # it takes seconds to import
 def test_holms_adjustment_is_statsmodels():
     multitest = pytest.importorskip("statsmodels.stats.multitest")
     p = np.random.default_rng(4).uniform(0, 0.1, (20, 7))

@@ -23,7 +23,7 @@ class Effect:
     value: float
     interval: Interval
     p: float
-    factors: int  # 1 for a main effect, 2 for an interaction
+    of: tuple[str, ...]  # one factor for a main effect, two for an interaction
 
     @property
     def clear(self) -> bool:
@@ -50,14 +50,14 @@ def effects(result: StudyResult, metric: str | None = None) -> tuple[Effect, ...
     for factor, (first, *others) in levels.items():
         for other in others:
             name = factor if others == [other] else f"{factor} {other}"
-            found.append(_effect(name, mean((factor, other)) - mean((factor, first)), table, 1, level(result)))
+            found.append(_effect(name, mean((factor, other)) - mean((factor, first)), table, (factor,), level(result)))
     for a, b in combinations(levels, 2):
         for x, y in product(levels[a][1:], levels[b][1:]):
             name = " x ".join(f if len(levels[f]) == 2 else f"{f} {one}" for f, one in ((a, x), (b, y)))
             with_b = mean((a, x), (b, y)) - mean((a, levels[a][0]), (b, y))
             without = mean((a, x), (b, levels[b][0])) - mean((a, levels[a][0]), (b, levels[b][0]))
-            found.append(_effect(name, with_b - without, table, 2, level(result)))
-    return tuple(sorted(found, key=lambda one: -(one.factors == 2 and one.clear)))
+            found.append(_effect(name, with_b - without, table, (a, b), level(result)))
+    return tuple(sorted(found, key=lambda one: -(len(one.of) == 2 and one.clear)))
 
 
 def _levels(result: StudyResult) -> dict[str, list[str]]:
@@ -71,7 +71,7 @@ def _levels(result: StudyResult) -> dict[str, list[str]]:
     return {f: found for f, found in levels.items() if len(found) > 1} if full else {}
 
 
-def _effect(name: str, weights: Floats, table: Floats, factors: int, alpha: float) -> Effect:
+def _effect(name: str, weights: Floats, table: Floats, of: tuple[str, ...], alpha: float) -> Effect:
     """A contrast of variants' means (variants,) over the metric (variants, seeds)."""
     t, (variants, seeds) = need("scipy.stats", extra="stats").t, table.shape
     rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
@@ -80,7 +80,7 @@ def _effect(name: str, weights: Floats, table: Floats, factors: int, alpha: floa
     value = float(weights @ table.mean(1))
     reach = float(t.ppf(1 - alpha / 2, freedom)) * error
     p = float(2 * t.sf(abs(value) / error, freedom)) if error else 1.0
-    return Effect(name, value, (value - reach, value + reach), p, factors)
+    return Effect(name, value, (value - reach, value + reach), p, of)
 
 
 def shapley(result: StudyResult, metric: str | None = None) -> dict[str, float]:

@@ -11,8 +11,10 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import StringIO
+from itertools import cycle
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from residuum.ablate.factorial import Effect, effects, shapley
 from residuum.ablate.results import CellResult, StudyResult, Variant
@@ -79,7 +81,7 @@ def table(result: StudyResult) -> Table:
                 "-" if one.adjusted is None else f"{one.adjusted:.2g}",
                 "-" if one.superiority is None else f"{one.superiority:.2f}",
             )  # fmt: skip
-        sizes = (f"{variant.parameters:,}", f"{variant.macs:,}")
+        sizes = (f"{variant.parameters / 1e6:,.2f} M", f"{variant.macs / 1e6:,.1f} M")
         rows.append((variant.name, f"{len(mine)}", _spread(result.metric, mine), *judged, cost, *sizes))
     confidence = f"{100 * (1 - level(result)):.4g} %"
     headings = (
@@ -124,11 +126,10 @@ def sentences(result: StudyResult) -> list[str]:
         text = f"{one.variant}: {verdict(one, *_scale(result.metric))}"
         if one.mean is not None:
             ends = f" ({_ends(result.metric, one.interval)})" if one.interval else ""
-            pairs = f"{len(one.seeds)} pair{'s' * (len(one.seeds) != 1)}"
-            text += f"; {_gap(result.metric, one.mean)}{unit}{ends} over {pairs}"
-        found.append(f"{text}.{''.join(f' {note[0].upper()}{note[1:]}.' for note in one.notes)}")
+            text += f"; {_gap(result.metric, one.mean)}{unit}{ends} over {_count(len(one.seeds))}"
+        found.append(f"{text}.{_said(one)}")
     for effect in effects(result):
-        if effect.factors == 2 and effect.clear:
+        if len(effect.of) == 2 and effect.clear:
             ends = _ends(result.metric, effect.interval)
             found.append(
                 f"{effect.name}: an interaction; the one changes the effect of the other by "
@@ -145,27 +146,36 @@ def page(result: StudyResult) -> Page:
     own = by_seed[result.base]
     cards = [Card(f"{result.base} (base)", _spread(result.metric, own), f"{_named(result.metric)}, {len(own)} seeds")]
     for one in comparisons[:_CARDS]:
-        text = next(s for s in sentences(result) if s.startswith(f"{one.variant}: ")).removeprefix(f"{one.variant}: ")
         value = "-" if one.mean is None else f"{_gap(result.metric, one.mean)}{unit}"
+        ends = f", {_ends(result.metric, one.interval)}" if one.interval else ""
+        text = f"{verdict(one, *_scale(result.metric))}{ends}, {_count(len(one.seeds))}.{_said(one)}"
         cards.append(Card(one.variant, value, text, _COLOURS.get(one.kind, "noise")))
     variants = f"{len(result.variants)} variants, {len(result.seeds)} seeds"
     about = f"A study of {variants}: {done} of {len(result.variants) * len(result.seeds)} cells are done."
-    interactions = _interactions(result)
+    effect, charts = _interactions(result), (*_forest(result, comparisons), *_pairs(result, by_seed))
+    before = any(len(one.of) == 2 and one.clear for one in effects(result))
     sections = (
-        Section("Variants", _changes(result), charts=_forest(result, comparisons), tables=(table(result),)),
-        *([interactions] if interactions and interactions.text.startswith("There") else []),
-        Section("Pairs", _noise(result), charts=_pairs(result, by_seed)),
-        *([interactions] if interactions and not interactions.text.startswith("There") else []),
+        *([effect] if effect and before else []),
+        Section("Variants", _noise(result), charts, (table(result), *_changes(result))),
+        *([effect] if effect and not before else []),
         *_others(result),
         *_section("Cost", "The dashed line joins variants that none beats in both (Pareto).", _costs(result, by_seed)),
         *_section("Learning curves", "Means over seeds; shaded: one standard deviation of a run.", _curves(result)),
         *_section("Distribution", "Share of variants up to a value.", _distribution(result, by_seed)),
         *_troubles(result),
         Section("Cells", tables=(_cells(result),)),
-        Section("How it was done", _how(result, len(comparisons)), result.about.get("study", "")),
+        Section("How it was done", _how(result, len(comparisons)), listing=result.about.get("study", "")),
     )
     details = {name: text for name, text in result.about.items() if name != "study"}
     return Page(f"Study {result.name}", about, "", details, tuple(cards), sections)
+
+
+def _said(one: Comparison) -> str:
+    return "".join(f" {note[0].upper()}{note[1:]}." for note in one.notes)
+
+
+def _count(pairs: int) -> str:
+    return f"{pairs} pair{'s' * (pairs != 1)}"
 
 
 def _section(title: str, text: str, charts: Sequence[Chart]) -> Iterator[Section]:
@@ -173,13 +183,18 @@ def _section(title: str, text: str, charts: Sequence[Chart]) -> Iterator[Section
         yield Section(title, text, charts=tuple(charts))
 
 
-def _changes(result: StudyResult) -> str:
-    """By which fields each variant differs from the base's recipe."""
-    said = [f"{v.name}: {', '.join(f'{k} = {value}' for k, value in v.changes.items())}" for v in result.variants
-            if v.changes]  # fmt: skip
-    tuned = [f"{name} was tuned to {', '.join(f'{k} = {v}' for k, v in chosen.items())}"
-             for name, chosen in result.tuned.items()]  # fmt: skip
-    return "; ".join([*said, *tuned]) + "." * bool(said or tuned)
+def _changes(result: StudyResult) -> Iterator[Table]:
+    """By which fields each variant differs from the base, and what was tuned for it."""
+
+    def fields(values: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} = {value}" for name, value in values.items()) or "-"
+
+    headings = ("variant", "fields", "tuned")[: 3 if result.tuned else 2]
+    rows = (
+        (v.name, fields(v.changes), fields(result.tuned.get(v.name, {})))[: len(headings)] for v in _base_first(result)
+    )
+    if any(variant.changes for variant in result.variants) or result.tuned:
+        yield Table("What the variants are", headings, tuple(rows))
 
 
 def _forest(result: StudyResult, comparisons: Sequence[Comparison]) -> tuple[Chart, ...]:
@@ -224,9 +239,7 @@ def _noise(result: StudyResult) -> str:
     if found is None:
         return for_new.strip()
     sd, correlation = _number(result.metric, found[0]), f"{found[1]:.2f}"
-    return (
-        f"The sd of one run is {sd}; runs of one seed correlate by {correlation}, which is what pairing gains.{for_new}"
-    )
+    return f"The sd of one run is {sd}; runs of one seed correlate by {correlation}.{for_new}"
 
 
 def _interactions(result: StudyResult) -> Section | None:
@@ -236,7 +249,7 @@ def _interactions(result: StudyResult) -> Section | None:
 
     def kind(one: Effect) -> str:
         good = (one.value < 0) == lower_is_better(metric)
-        return "undecided" if not one.clear or one.factors == 2 else "better" if good else "worse"
+        return "undecided" if not one.clear or len(one.of) == 2 else "better" if good else "worse"
 
     bars = [_bar(metric, one.name, one.value, one.interval, _gap(metric, one.value), kind(one)) for one in found]
     chart = interval_chart(
@@ -251,13 +264,31 @@ def _interactions(result: StudyResult) -> Section | None:
         each = tuple((name, _gap(metric, share)) for name, share in shares.items())
         note = "They add up to the difference of the variant with all factors from the base."
         tables.append(Table("Shapley's shares", ("factor", "share"), each, note))
-    clear = any(one.clear and one.factors == 2 for one in found)
+    clear = any(one.clear and len(one.of) == 2 for one in found)
     text = (
         "There are interactions: what a factor is worth depends on another, and its main effect is only an average."
         if clear
         else "No interaction is clear: its interval holds 0."
     )
-    return Section("Interactions", text, charts=(chart,), tables=tuple(tables))
+    return Section("Interactions", text, charts=(chart, *_crossed(result, found)), tables=tuple(tables))
+
+
+def _crossed(result: StudyResult, found: Sequence[Effect]) -> Iterator[Chart]:
+    """For each clear interaction the means at the levels of the one factor, a line a level of the other."""
+    by_seed, (scale, _) = values(result, result.metric), _scale(result.metric)
+    for a, b in dict.fromkeys(one.of for one in found if len(one.of) == 2 and one.clear):
+        means: dict[str, dict[str, list[float]]] = {}
+        for variant in _base_first(result):
+            runs = means.setdefault(variant.levels[b], {}).setdefault(variant.levels[a], [])
+            runs += [scale * value for value in by_seed[variant.name].values()]
+        ticks = list(next(iter(means.values())))
+        lines = [
+            Line(f"{b}: {name}", [(i, mean(at[tick])) for i, tick in enumerate(ticks) if at[tick]], colour)
+            for (name, at), colour in zip(means.items(), cycle(PALETTE), strict=False)
+        ]  # fmt: skip
+        said = "; ".join(f"{line.name} {', '.join(f'{y:.4g}' for _, y in line.places)}" for line in lines)
+        text, axis = f"Means at {', '.join(ticks)}: {said}", _axis(result.metric, False)
+        yield line_chart(f"{a} by {b}", lines, x=a, y=axis, description=text, ticks=ticks)
 
 
 def _others(result: StudyResult) -> Iterator[Section]:
@@ -285,6 +316,7 @@ def _costs(result: StudyResult, by_seed: Mapping[str, Mapping[int, float]]) -> l
         "seconds of training": {name: mean(mine.values()) for name, mine in seconds.items() if mine},
     }
     charts, scale = [], _scale(result.metric)[0]
+    ranked = {result.base, *(one.variant for one in compare(result) if one.kind != "incomplete")}
     sign = -1 if lower_is_better(result.metric) else 1
     for label, cost in costs.items():
         points = [
@@ -293,9 +325,10 @@ def _costs(result: StudyResult, by_seed: Mapping[str, Mapping[int, float]]) -> l
         ]  # fmt: skip
         if len({point.x for point in points}) < 2:
             continue
+        good = [(p.x, sign * p.y, p.name) for p in points if p.name in ranked]
         front = [
-            p.name for p in points
-            if not any(q.x <= p.x and sign * q.y >= sign * p.y and (q.x, q.y) != (p.x, p.y) for q in points)
+            name for x, y, name in good
+            if not any(other_x <= x and other_y >= y and (other_x, other_y) != (x, y) for other_x, other_y, _ in good)
         ]  # fmt: skip
         charts.append(
             scatter_chart(

@@ -85,7 +85,8 @@ def compare(result: StudyResult, metric: str | None = None) -> tuple[Comparison,
     variants = [variant.name for variant in result.variants if variant.name != result.base]
     found = [_measured(result, metric, name, by_seed, alpha) for name in variants]
     family = [one for one in found if one.kind != "identical"]  # the very same network is no hypothesis
-    adjusted = holm(np.array([1.0 if one.p is None else one.p for one in family]))
+    ranked = [1.0 if one.p is None or one.kind == "incomplete" else one.p for one in family]
+    adjusted = holm(np.array(ranked))
     place = {one.variant: float(p) for one, p in zip(family, adjusted, strict=True)}
     return tuple(_judged(one, place.get(one.variant), metric, alpha) for one in found)
 
@@ -113,7 +114,9 @@ def _measured(
     if missing and not (len(seeds) in result.looks and all(s not in mine and s not in base for s in missing)):
         one = replace(one, kind="incomplete", notes=(*one.notes, f"{len(seeds)} of {len(result.seeds)} blocks"))
     elif not gaps.any() and _same_weights(result, name, seeds):
-        return replace(one, kind="identical", correlation=1.0)
+        keys = {(cell.variant, cell.seed): cell.key for cell in result.cells}
+        same = all(keys[name, seed] == keys[result.base, seed] for seed in seeds)
+        return replace(one, kind="identical", notes=(*one.notes, *["identical configuration"] * same))
     if len(seeds) < LEAST:
         return one
     if len(seeds) >= SIGNS:
@@ -135,7 +138,7 @@ def _same_weights(result: StudyResult, name: str, seeds: Sequence[int]) -> bool:
 
 
 def _judged(one: Comparison, adjusted: float | None, metric: str, alpha: float) -> Comparison:
-    one = replace(one, adjusted=adjusted if one.p is not None else None)
+    one = replace(one, adjusted=adjusted if one.p is not None and one.kind == "undecided" else None)
     if one.kind != "undecided" or one.mean is None:
         return one
     n = len(one.seeds)

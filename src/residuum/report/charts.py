@@ -175,13 +175,8 @@ def scatter_chart(
     A dashed line joins those that `front` names.
     """
     with _drawing(2.9) as (figure, axes):
-        right, top = (1.1 * max(values) for values in ([p.x for p in points], [p.y for p in points]))
-        low = 0.0
-        if not zero:
-            ys = [p.y for p in points]
-            room = 0.15 * (max(ys) - min(ys)) or 0.05 * abs(max(ys)) or 1.0
-            low, top = min(ys) - room, max(ys) + room
-        axes.set(xlim=(0, right), ylim=(low, top), xlabel=x, ylabel=y)
+        (left, right), (low, top) = (_limits(one, zero) for one in ([p.x for p in points], [p.y for p in points]))
+        axes.set(xlim=(left, right), ylim=(low, top), xlabel=x, ylabel=y)
         joined = sorted((p.x, p.y) for p in points if p.name in front)
         if joined:
             axes.plot(*zip(*joined, strict=True), color=GREY, linewidth=1.2, linestyle="--", gid="front")
@@ -191,17 +186,30 @@ def scatter_chart(
         leader: Any = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkB": 4, "relpos": (0, 0.5)}
         ordered = sorted(points, key=lambda p: p.y)
         heights = spread([p.y - low for p in ordered], gap, top - low)
+        column = right + 0.03 * (right - left)
         for point, height in zip(ordered, heights, strict=True):
             axes.plot(point.x, point.y, "o", color=point.colour, markersize=6.5, alpha=0.85)
             axes.annotate(
-                _name(point.name), (point.x, point.y), (1.03 * right, low + height), va="center", annotation_clip=False,
+                _name(point.name), (point.x, point.y), (column, low + height), va="center", annotation_clip=False,
                 arrowprops=leader,
             )  # fmt: skip
         return Chart(title, description, _svg(figure))
 
 
-def line_chart(title: str, lines: Sequence[Line], *, x: str, y: str, description: str) -> Chart:
-    """Lines over x; their names, where they have one, in a column at the right, at the heights where they end."""
+def _limits(values: Sequence[float], zero: bool) -> tuple[float, float]:
+    if zero:
+        return 0, 1.1 * max(values)
+    room = 0.15 * (max(values) - min(values)) or 0.05 * abs(max(values)) or 1.0
+    return min(values) - room, max(values) + room
+
+
+def line_chart(
+    title: str, lines: Sequence[Line], *, x: str, y: str, description: str, ticks: Sequence[str] = ()
+) -> Chart:
+    """Lines over x; their names, where they have one, in a column at the right, at the heights where they end.
+
+    `ticks` name the places 0, 1, ... of x.
+    """
     from matplotlib.ticker import MaxNLocator
 
     with _drawing(2.9) as (figure, axes):
@@ -214,6 +222,8 @@ def line_chart(title: str, lines: Sequence[Line], *, x: str, y: str, description
             axes.plot(xs, ys, color=line.colour, marker="o" if len(xs) == 1 else "", markersize=4, **thin)  # type: ignore[arg-type]
         axes.set(xlabel=x, ylabel=y)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if ticks:
+            axes.set_xticks(range(len(ticks)), [_name(tick) for tick in ticks])
         axes.grid(color=GREY, alpha=0.25, linewidth=0.7)
         axes.set_axisbelow(True)
         low, high = axes.get_ylim()

@@ -25,9 +25,9 @@ class Section:
 
     title: str
     text: str = ""
-    listing: str = ""
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
+    listing: str = ""
 
 
 @dataclass(frozen=True)
