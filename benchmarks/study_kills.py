@@ -38,6 +38,7 @@ off = {{ label_smoothing = 0.0 }}
 [run]
 workers = 2
 threads = 1
+retries = 100
 """
 TIMES = ("seconds", "images_per_second")
 

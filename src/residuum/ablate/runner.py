@@ -263,7 +263,7 @@ class _Parent:
         how: dict[str, Any] = {} if os.name == "nt" else {"start_new_session": True, "pass_fds": (self.lock,)}
         with log.open("w", encoding="utf-8") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "residuum.ablate.worker"],
+                [sys.executable, "-P", "-m", "residuum.ablate.worker"],  # no module of the working directory
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
