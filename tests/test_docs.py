@@ -24,7 +24,8 @@ def test_everything_that_a_page_shows_works(page, command, tmp_path, monkeypatch
         if kind == "python":
             exec(compile(text, str(page), "exec"), namespace)
         elif kind == "toml":
-            Path("recipe.toml").write_text(text, encoding="utf-8")
+            named = re.match(r"# (\w+\.toml)\n", text)
+            Path(named[1] if named else "recipe.toml").write_text(text, encoding="utf-8")
         else:
             assert kind == "sh", f"{page.name} shows a block of {kind}, which nothing runs"
             run_lines(text, command)

@@ -69,7 +69,7 @@ _HOMES = {
 }
 # Reached as attributes once the package is imported: `residuum.memory.recompute`.
 _ROOMS = frozenset({
-    "bench", "cost", "data", "evaluation", "export", "inference", "memory", "nn", "train", "weights",
+    "ablate", "bench", "cost", "data", "evaluation", "export", "inference", "memory", "nn", "train", "weights",
 })  # fmt: skip
 __all__ = [
     "PRESETS",

@@ -65,11 +65,11 @@ def test_so_many_seeds_resolve_it_four_times_in_five(value, spread):
 
     def power(n):
         shift, edge = value / spread * np.sqrt(n), stats.t.ppf(0.975, n - 1)
-        return 1 - stats.nct.cdf(edge, n - 1, shift) + stats.nct.cdf(-edge, n - 1, shift)
+        return stats.nct.sf(edge, n - 1, shift)  # the other tail is nothing
 
     needed = seeds_needed(value, spread)
-    assert power(needed + 1) >= 0.8
-    assert needed <= 3 or power(needed - 2) < 0.8
+    assert power(needed) >= 0.8
+    assert power(needed - 1) < 0.8
 
 
 def test_nothing_and_next_to_nothing_cannot_be_resolved():

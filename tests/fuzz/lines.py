@@ -45,6 +45,7 @@ REFUSED = {
     "train": ["--out", "taken"],
     "bench": ["--contenders", "nobody"],
     "plan": ["--draw", "net.pdf"],
+    "ablate": ["--only", "nobody"],
 }
 
 NUMBERS = (

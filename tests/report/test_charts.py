@@ -15,7 +15,9 @@ from residuum.report.charts import (
     Point,
     bar_chart,
     colours,
+    interval_chart,
     line_chart,
+    paired_chart,
     scatter_chart,
     spread,
 )
@@ -96,3 +98,29 @@ def test_colours_are_those_known_and_else_of_the_palette_each_once():
     found = colours(["a", "residuum", "b", "a"], {"residuum": PALETTE[0]})
     assert found["residuum"] == PALETTE[0]
     assert len(set(found.values())) == 3
+
+
+def test_a_forest_plot_shades_the_margin_and_has_an_interval_for_each_that_has_one():
+    bars = [Bar("one", 1.0, (0.5, 1.5), "better", PALETTE[2]), Bar("two", -1.0, None, "undecided", PALETTE[2])]
+    with_margin = interval_chart("t", bars, unit="points", labels="", description="d", margin=0.3).drawing
+    without = interval_chart("t", bars, unit="points", labels="", description="d").drawing
+    assert 'id="margin"' in with_margin
+    assert 'id="margin"' not in without
+    assert "better" in without
+    assert without.count(f"stroke: {PALETTE[2]}; stroke-width: 2") == 1
+
+
+def test_pairs_have_a_row_a_name_and_leave_out_what_is_no_number():
+    drawing = paired_chart(
+        "t", ["base", "variant"], [[1.0, 2.0], [1.5, float("nan")]], unit="%", description="d"
+    ).drawing
+    assert ">base<" in drawing
+    assert "nan" not in drawing
+
+
+def test_the_front_joins_those_that_are_named():
+    points = [Point(name, x, 90.0 + x, PALETTE[2]) for name, x in (("a", 1.0), ("b", 2.0), ("c", 3.0))]
+    chart = scatter_chart("t", points, x="x", y="y", description="d", zero=False, front=("a", "b"))
+    assert 'id="front"' in chart.drawing
+    assert ">0<" not in chart.drawing  # neither axis begins at 0
+    assert 'id="front"' not in scatter_chart("t", points, x="x", y="y", description="d").drawing

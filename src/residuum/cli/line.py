@@ -34,12 +34,15 @@ class Option:
     constraints: tuple[Within | AtLeast, ...]
     positional: bool
     required: bool
+    repeated: bool = False  # a list of which each time that the flag stands on the line gives one word
 
     @property
     def words(self) -> int | str:
         """How many words it takes, as argparse says it: a number, or `*` for a list."""
         if self.kind is bool:
             return 0
+        if self.repeated:
+            return 1
         counts: set[int | str] = set()
         for kind in _members(self.kind):
             inner = get_args(kind) if get_origin(kind) is tuple else (kind,)
@@ -85,7 +88,8 @@ def read(kind: type, args: Sequence[str], prog: str) -> Line:
     parser.add_argument("-h", "--help", action="store_true")
     for option in flags:
         nargs = None if option.words == 1 else option.words
-        parser.add_argument(*option.flags, action=_Keep, dest=option.name, nargs=nargs)
+        action = _KeepAll if option.repeated else _Keep
+        parser.add_argument(*option.flags, action=action, dest=option.name, nargs=nargs)
     if any(option.positional and option.name == "model" for option in options):  # as `residuum train` has it
         parser.add_argument("--model", action=_Keep, dest="model")
     before, after = list(args), []
@@ -121,6 +125,8 @@ def build(kind: type, default: Any, line: Line, prog: str) -> Any:
             continue
         if option.positional:
             positionals += values
+        elif option.repeated:
+            words += [f"{option.flags[0]}={value}" for value in values]
         elif option.words == 0:
             words.append(option.flags[0 if values == ("True",) else 1])
         elif option.words == 1:  # behind a sign of equality, what looks like a flag is still a value
@@ -165,7 +171,8 @@ def options_of(kind: type, prefix: str = "") -> tuple[Option, ...]:
         else:
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             bounds = tuple(extra for extra in extras if isinstance(extra, Within | AtLeast))
-            found.append(Option(full, tuple(aliases), hint, bounds, tyro.conf.Positional in extras, required))
+            marks = (tyro.conf.Positional in extras, required, tyro.conf.UseAppendAction in extras)
+            found.append(Option(full, tuple(aliases), hint, bounds, *marks))
     return tuple(found)
 
 
@@ -183,6 +190,15 @@ class _Keep(argparse.Action):
             values = "False" if last.startswith(("no-", "no_")) else "True"
         namespace.given.pop(self.dest, None)
         namespace.given[self.dest] = (values,) if isinstance(values, str) else tuple(values)
+
+
+class _KeepAll(_Keep):
+    """Keeps the words of a flag that may stand on the line several times, all of them."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = namespace.given.get(self.dest, ())
+        super().__call__(parser, namespace, values, option_string)
+        namespace.given[self.dest] = before + namespace.given[self.dest]
 
 
 def _both(args: Sequence[str], flags: Sequence[Option]) -> list[str]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from residuum.cli import (
+    ablate,
     bench,
     compare,
     convert,
@@ -53,6 +54,7 @@ COMMANDS = {
     "plan": Command(plan.Plan, plan.defaults, plan.run),
     "convert": Command(convert.Convert, lambda line: convert.Convert(tyro.MISSING, tyro.MISSING), convert.run),
     "inspect": Command(inspect.Inspect, lambda line: inspect.Inspect(tyro.MISSING), inspect.run),
+    "ablate": Command(ablate.Ablate, ablate.defaults, ablate.run),
     "bench": Command(bench.Bench, lambda line: bench.Bench(), bench.run),
 }
 

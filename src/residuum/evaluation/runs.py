@@ -114,10 +114,10 @@ def read_run(path: Path, name: str) -> Finished | str:
     done = rows[-1]["epoch"] if rows else 0
     if done < recipe.epochs:
         return f"{quoted(str(path))} is at epoch {done} of {recipe.epochs}"
-    return Finished(name, path, recipe, rows, run.data(), read_environments(path), _weights_digest(run.weights))
+    return Finished(name, path, recipe, rows, run.data(), read_environments(path), weights_digest(run.weights))
 
 
-def _weights_digest(path: Path) -> str:
+def weights_digest(path: Path) -> str:
     """Of the tensors alone, whatever else the file says; empty where there is none."""
     if not path.is_file():
         return ""

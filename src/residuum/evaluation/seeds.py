@@ -27,13 +27,13 @@ class Mean:
     interval: Interval | None = None
 
 
-def mean_of(values: Sequence[float]) -> Mean:
-    """The mean of one value a seed."""
+def mean_of(values: Sequence[float], confidence: float = CONFIDENCE) -> Mean:
+    """The mean of one value a seed, with an interval that holds so much."""
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Mean(n, mean)
     sd = float(np.std(values, ddof=1))
-    reach = float(_stats().t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / math.sqrt(n)
+    reach = float(_stats().t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
     return Mean(n, mean, sd, (mean - reach, mean + reach))
 
 
@@ -87,18 +87,20 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
     return Difference(value, over, found.interval, found.p, max(needed - count, 1) if needed is not None else None)
 
 
-def seeds_needed(value: float, spread: float) -> int | None:
+def seeds_needed(value: float, spread: float, alpha: float = 1 - CONFIDENCE) -> int | None:
     """Pairs that it takes to resolve a difference with a chance of `POWER`, where theirs spread so; None beyond `MOST`.
 
-    By the quantiles of Student's t, which is within one of the exact number.
+    By the exact power of the two-sided t test at the level `alpha`.
     """
-    t = _stats().t
+    stats = _stats()
     if value == 0:
         return None
 
     def enough(n: int) -> bool:
-        reach = float(t.ppf((1 + CONFIDENCE) / 2, n - 1) + t.ppf(POWER, n - 1))
-        return reach * spread / math.sqrt(n) <= abs(value)
+        shift, edge = abs(value) / spread * math.sqrt(n), float(stats.t.ppf(1 - alpha / 2, n - 1))
+        if shift > edge + 40:  # certain, and beyond what scipy's noncentral t computes
+            return True
+        return float(stats.nct.sf(edge, n - 1, shift)) >= POWER  # the other tail is nothing at such a power
 
     low, high = 1, MOST
     if not enough(high):

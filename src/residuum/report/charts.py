@@ -51,11 +51,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """Places in order, joined; a line without a name stands back."""
+    """Places in order, joined; a line without a name stands back. Between the two ends of `band` it is shaded."""
 
     name: str
     places: Sequence[tuple[float, float]]
     colour: str
+    band: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -112,36 +113,119 @@ def bar_chart(
         return Chart(title, description, _svg(figure))
 
 
-def scatter_chart(title: str, points: Sequence[Point], *, x: str, y: str, description: str) -> Chart:
-    """Points from 0, with their names in a column at the right, one below the other."""
+def interval_chart(
+    title: str, bars: Sequence[Bar], *, unit: str, labels: str, description: str, margin: float | None = None
+) -> Chart:
+    """A forest plot: values and their intervals around 0, the first on top; what is within the margin is shaded."""
+    with _drawing(0.75 + 0.3 * max(len(bars), 1)) as (figure, axes):
+        if margin:
+            axes.axvspan(-margin, margin, color=GREY, alpha=0.18, linewidth=0, gid="margin")
+        axes.axvline(0, color=INK, linewidth=0.9, linestyle=":")
+        for place, bar in enumerate(bars):
+            if bar.interval:
+                axes.plot(bar.interval, [place, place], color=bar.colour, linewidth=2)
+            axes.plot(bar.value, place, "o", color=bar.colour, markersize=6)
+            axes.annotate(
+                bar.label, (1, place), (8, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+                va="center",
+            )  # fmt: skip
+        axes.set_yticks(range(len(bars)), [_name(bar.name) for bar in bars])
+        axes.set(ylim=(len(bars) - 0.4, -0.6), xlabel=unit)
+        axes.annotate(
+            labels, (1, 1), (8, 5), xycoords="axes fraction", textcoords="offset points", color=GREY, size=_FONT - 1
+        )
+        axes.tick_params(axis="y", length=0)
+        return Chart(title, description, _svg(figure))
+
+
+def paired_chart(
+    title: str, names: Sequence[str], runs: Sequence[Sequence[float]], *, unit: str, description: str
+) -> Chart:
+    """A row a name, a point a run, and a line through the runs that belong together: `runs` has one of each name.
+
+    A value that is no number is left out. The mean of each row is a bar across it.
+    """
+    with _drawing(0.75 + 0.34 * max(len(names), 1)) as (figure, axes):
+        for run in runs:
+            axes.plot(run, range(len(names)), color=GREY, linewidth=0.8, alpha=0.6)
+            axes.plot(run, range(len(names)), "o", color=PALETTE[0], markersize=4, alpha=0.7, linestyle="")
+        for place in range(len(names)):
+            known = [run[place] for run in runs if run[place] == run[place]]
+            if known:
+                middle = sum(known) / len(known)
+                axes.plot([middle, middle], [place - 0.3, place + 0.3], color=INK, linewidth=2)
+        axes.set_yticks(range(len(names)), [_name(name) for name in names])
+        axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=unit)
+        axes.tick_params(axis="y", length=0)
+        return Chart(title, description, _svg(figure))
+
+
+def scatter_chart(
+    title: str,
+    points: Sequence[Point],
+    *,
+    x: str,
+    y: str,
+    description: str,
+    zero: bool = True,
+    front: Sequence[str] = (),
+) -> Chart:
+    """Points, from 0 unless `zero` is false, with their names in a column at the right, one below the other.
+
+    A dashed line joins those that `front` names.
+    """
     with _drawing(2.9) as (figure, axes):
-        right, top = (1.1 * max(values) for values in ([p.x for p in points], [p.y for p in points]))
-        axes.set(xlim=(0, right), ylim=(0, top), xlabel=x, ylabel=y)
+        (left, right), (low, top) = (_limits(one, zero) for one in ([p.x for p in points], [p.y for p in points]))
+        axes.set(xlim=(left, right), ylim=(low, top), xlabel=x, ylabel=y)
+        if not zero:
+            axes.locator_params(axis="x", nbins=5)  # far from 0 they are long
+        joined = sorted((p.x, p.y) for p in points if p.name in front)
+        if joined:
+            axes.plot(*zip(*joined, strict=True), color=GREY, linewidth=1.2, linestyle="--", gid="front")
         axes.grid(color=GREY, alpha=0.25, linewidth=0.7)
         axes.set_axisbelow(True)
-        gap = 0.075 * top  # a line of text
+        gap = 0.075 * (top - low)  # a line of text
         leader: Any = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkB": 4, "relpos": (0, 0.5)}
         ordered = sorted(points, key=lambda p: p.y)
-        for point, level in zip(ordered, spread([p.y for p in ordered], gap, top), strict=True):
+        heights = spread([p.y - low for p in ordered], gap, top - low)
+        column = right + 0.03 * (right - left)
+        for point, height in zip(ordered, heights, strict=True):
             axes.plot(point.x, point.y, "o", color=point.colour, markersize=6.5, alpha=0.85)
             axes.annotate(
-                _name(point.name), (point.x, point.y), (1.03 * right, level), va="center", annotation_clip=False,
+                _name(point.name), (point.x, point.y), (column, low + height), va="center", annotation_clip=False,
                 arrowprops=leader,
             )  # fmt: skip
         return Chart(title, description, _svg(figure))
 
 
-def line_chart(title: str, lines: Sequence[Line], *, x: str, y: str, description: str) -> Chart:
-    """Lines over x; their names, where they have one, in a column at the right, at the heights where they end."""
+def _limits(values: Sequence[float], zero: bool) -> tuple[float, float]:
+    if zero:
+        return 0, 1.1 * max(values)
+    room = 0.15 * (max(values) - min(values)) or 0.05 * abs(max(values)) or 1.0
+    return min(values) - room, max(values) + room
+
+
+def line_chart(
+    title: str, lines: Sequence[Line], *, x: str, y: str, description: str, ticks: Sequence[str] = ()
+) -> Chart:
+    """Lines over x; their names, where they have one, in a column at the right, at the heights where they end.
+
+    `ticks` name the places 0, 1, ... of x.
+    """
     from matplotlib.ticker import MaxNLocator
 
     with _drawing(2.9) as (figure, axes):
         for line in lines:
             xs, ys = zip(*line.places, strict=True)
             thin = {"linewidth": 0.8, "alpha": 0.45} if not line.name else {"linewidth": 1.8, "alpha": 0.95}
+            if line.band:
+                lows, highs = zip(*line.band, strict=True)
+                axes.fill_between(xs, lows, highs, color=line.colour, alpha=0.15, linewidth=0)
             axes.plot(xs, ys, color=line.colour, marker="o" if len(xs) == 1 else "", markersize=4, **thin)  # type: ignore[arg-type]
         axes.set(xlabel=x, ylabel=y)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if ticks:
+            axes.set_xticks(range(len(ticks)), [_name(tick) for tick in ticks])
         axes.grid(color=GREY, alpha=0.25, linewidth=0.7)
         axes.set_axisbelow(True)
         low, high = axes.get_ylim()

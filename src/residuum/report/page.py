@@ -21,12 +21,13 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
-    """Charts and tables under one heading, with a paragraph of text above them."""
+    """Charts and tables under one heading, with a paragraph of text above them, and below it a text as it is."""
 
     title: str
     text: str = ""
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
+    listing: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def html(page: Page) -> str:
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"clean": lambda text: shortened(text, 10 * LONGEST), "verdict": _verdict}
+    environment.filters |= {"clean": lambda text: shortened(text, 10 * LONGEST), "verdict": _verdict, "lines": _lines}
     numbers = count(1)
 
     def drawn(chart: Chart) -> str:
@@ -62,3 +63,7 @@ def html(page: Page) -> str:
 
 def _verdict(value: Value) -> str:
     return value.verdict if isinstance(value, Judged) else ""
+
+
+def _lines(text: str) -> str:
+    return "\n".join(shortened(line, LONGEST) for line in text.splitlines()[:10_000])

@@ -453,8 +453,15 @@ def read_recipe(source: str | Path, images: int | None = None) -> dict[str, Any]
         values = parse_toml(text)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    found: dict[str, Any] = _named_within(values.pop("recipe", None), path, images)
+    return fields_of(values, path, images)
+
+
+def fields_of(values: Mapping[str, Any], path: Path, images: int | None = None) -> dict[str, Any]:
+    """What the tables of a recipe file say, by dotted name, as `read_recipe` gives it; `path` is named in errors."""
+    found: dict[str, Any] = _named_within(values.get("recipe"), path, images)
     for name, value in values.items():
+        if name == "recipe":
+            continue
         if name in SECTIONS and not isinstance(value, dict):
             example = "preset" if name == "model" else dataclasses.fields(SECTIONS[name])[0].name
             raise ConfigError(

@@ -1,0 +1,1 @@
+"""Studies: whether a change of config or recipe helps, by paired seeds, intervals and verdicts."""

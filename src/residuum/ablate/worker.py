@@ -1,0 +1,227 @@
+"""A process that trains cells: jobs come in as JSON lines, what became of them goes out as such.
+
+When its standard input ends, because the study is stopped or its process has died, training saves at its next step and
+the process ends.
+"""
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from residuum.ablate.cells import TRACEBACK, Record, free_of_states
+from residuum.errors import DivergedError, ResiduumError, RunError, first_line
+from residuum.files import write_text
+from residuum.train.recipe import Recipe
+from residuum.train.run import STATES, Run
+
+TRAINER = "residuum.ablate.worker:train"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell to train: its recipe by dotted names, its folder, its record so far, and how it is carried out."""
+
+    recipe: Mapping[str, Any]
+    folder: str
+    record: Mapping[str, Any]
+    execution: Mapping[str, Any]
+    keep: str
+    data: str  # digest of the data that the study is of
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training a cell gave; `stopped` where it was stopped before its end, and is to go on."""
+
+    stopped: bool = False
+    weights: str = ""
+    split: str = ""
+    correct: str = ""
+    measured: Mapping[str, float] | None = None
+
+
+def main() -> None:
+    """Take jobs until the input ends. What libraries print goes to standard error."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    jobs: queue.Queue[str | None] = queue.Queue()
+    busy = threading.Event()
+    threading.Thread(target=_read, args=(jobs, busy), daemon=True).start()
+
+    def tell(**what: Any) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody is left to be told
+            out.write(json.dumps(what) + "\n")
+            out.flush()
+
+    module, _, name = os.environ.get("RESIDUUM_TRAINER", TRAINER).partition(":")
+    trainer = getattr(importlib.import_module(module), name)
+    tell(ready=os.getpid())
+    while (line := jobs.get()) is not None:
+        ended = _cell(Job(**json.loads(line)), trainer)
+        busy.clear()
+        tell(**ended)
+
+
+def _read(jobs: "queue.Queue[str | None]", busy: threading.Event) -> None:
+    for line in sys.stdin:
+        busy.set()
+        jobs.put(line)
+    jobs.put(None)
+    if busy.is_set():
+        signal.raise_signal(signal.SIGTERM)  # which training listens to: it saves at its next step
+
+
+def _cell(job: Job, trainer: Any) -> dict[str, Any]:
+    """Train a cell, write down how it ended, and say so."""
+    folder, record = Path(job.folder), Record(**job.record)
+    now = _now()
+    record = replace(record, begun=record.begun or now, status="waiting", reason="")
+    try:
+        clear_unbegun(folder)
+        found: Trained = trainer(job)
+        if found.stopped:
+            return {"status": "stopped"}
+        rows = Run(folder).history()
+        bad = [n for n, v in (rows[-1] if rows else {}).items() if isinstance(v, float) and not math.isfinite(v)]
+        if bad:
+            raise DivergedError(f"{bad[0]} is no finite number after the last epoch")
+        record = replace(
+            record, status="done", weights=found.weights, split=found.split, correct=found.correct,
+            measured=dict(found.measured or {}),
+        )  # fmt: skip
+    except DivergedError as error:
+        record = replace(record, status="diverged", reason=str(error))
+    except Exception as error:
+        reason = str(error) if isinstance(error, ResiduumError) else f"{type(error).__name__}: {first_line(error)}"
+        alone = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        text = traceback.format_exc()
+        record = replace(record, status="failed", reason=reason, failures=record.failures + 1, alone=alone)
+        try:
+            record.write(folder)
+            write_text(folder / TRACEBACK, text, RunError)
+            leave_recipe(job.recipe, folder)
+        except RunError as second:
+            return {"status": "failed", "reason": f"{reason}; {second}"}
+        return {"status": "failed", "reason": reason}
+    try:
+        replace(record, ended=_now()).write(folder)
+        leave_recipe(job.recipe, folder)
+        free_of_states(folder, job.keep)
+    except (RunError, OSError) as error:
+        return {"status": "failed", "reason": str(error)}
+    return {"status": record.status, "reason": record.reason}
+
+
+def clear_unbegun(folder: Path) -> None:
+    """Remove a folder without a state to go on from: what is in it belongs to a cell that is begun anew."""
+    if folder.is_dir() and not any((folder / name).is_file() for name in STATES):
+        shutil.rmtree(folder)
+
+
+def leave_recipe(recipe: Mapping[str, Any], folder: Path) -> None:
+    """A cell that failed before its run began can be repeated too."""
+    if not (folder / "recipe.toml").is_file():
+        write_text(folder / "recipe.toml", Recipe().replace(recipe).to_toml(), RunError)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@cache
+def _catalog(path: str) -> Any:
+    from residuum.data.catalog import scan
+
+    return scan(path)
+
+
+def train(job: Job) -> Trained:
+    """Train a cell by `residuum.train`, from where it was stopped if it was; raises what that raises."""
+    import torch
+
+    from residuum.devices import pick_device
+    from residuum.evaluation.runs import weights_digest
+    from residuum.train import environment
+    from residuum.train.execution import Execution
+    from residuum.train.loggers import Callback
+    from residuum.train.session import begin_or_resume
+
+    recipe, execution, run = Recipe().replace(job.recipe), Execution(**job.execution), Run(Path(job.folder))
+    record = Record(**job.record)
+    if environment.code_digest() != record.code:
+        raise RunError("the package's code has changed since the study was begun; begin it again with the same line")
+    catalog = _catalog(recipe.data.path)
+    if catalog.digest != job.data:
+        raise RunError(f"{catalog.name} has changed since the study was begun; begin it again with the same line")
+    device = pick_device(execution.device)
+
+    class Noting(Callback):
+        """Leaves the cell's record in its folder as soon as there is a state to go on from."""
+
+        def saved(self, rows: Any) -> None:
+            if Record.read(run.path) is None:
+                replace(record, begun=record.begun or _now()).write(run.path)
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    result = begin_or_resume(recipe, out=run.path, execution=execution, callbacks=[Noting()], catalog=catalog)
+    if result.stopped_by is not None:
+        return Trained(stopped=True)
+    peak = {"peak_memory": float(torch.cuda.max_memory_allocated(device))} if device.type == "cuda" else {}
+    split, correct = right_images(run, execution)
+    return Trained(weights=weights_digest(run.weights), split=split, correct=correct, measured=peak)
+
+
+def right_images(run: Run, execution: Any) -> tuple[str, str]:
+    """The split that a finished run is judged by, test or else val, and a 1 for each image that is right, 0 for others.
+
+    Images come in the data's order, those that cannot be decoded left out. Without such a split both are empty.
+    """
+    import torch
+
+    from residuum.data.loaders import make_loader
+    from residuum.data.sources import open_dataset
+    from residuum.devices import pick_device
+    from residuum.weights.files import load
+
+    recipe, device = run.recipe(), pick_device(execution.device)
+    catalog = _catalog(recipe.data.path)
+    dataset = open_dataset(catalog, recipe.data, channels=recipe.model.in_channels, cache=execution.cache_folder)
+    name, split = ("test", dataset.test) if dataset.test is not None else ("val", dataset.val)
+    if split is None:
+        return "", ""
+    network = load(run.weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loader = make_loader(
+        split,
+        dataset.preprocessing,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        train=False,
+        augmentation=recipe.augment,
+        device=device,
+        workers=execution.workers,
+        skip_bad_images=recipe.data.skip_bad_images,
+    )
+    right = []
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        for images, labels in loader.epoch(0):
+            right += (network(images).argmax(1) == labels).tolist()
+    return name, "".join("1" if each else "0" for each in right)
+
+
+if __name__ == "__main__":
+    main()

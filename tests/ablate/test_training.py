@@ -1,0 +1,105 @@
+"""Studies that really train: cells are ordinary runs, whatever happens to the processes."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from benchmarks import study_kills
+
+from residuum.ablate.cells import collect, lay_out
+from residuum.ablate.runner import run
+from residuum.ablate.study import Study
+from residuum.train import fit
+from tests.ablate.trainers import ROOT
+
+TINY = """
+name = "tiny"
+design = "list"
+seeds = 2
+[base]
+epochs = 1
+batch_size = 256
+[base.model]
+width = 0.25
+dropout = 0.1
+stochastic_depth = 0.2
+[variant.a]
+[variant.ratio]
+"model.attention_ratio" = 0.5
+[variant.wild]
+"optimizer.lr" = 1000
+"optimizer.clip" = 1e9
+[run]
+keep = "weights"
+threads = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A study of three variants and two seeds on the digits, run by one worker. Not to be changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
+        plan = lay_out(Study.from_toml(TINY), tmp_path_factory.mktemp("studies") / "tiny")
+        said = []
+        outcome = run(plan, said.append)
+    assert not outcome.failed, said
+    return plan
+
+
+@pytest.mark.slow
+def test_a_cell_has_the_weights_of_a_run_with_its_recipe(tiny, tmp_path):
+    last = [cell for cell in tiny.cells if cell.variants == ("a",)][-1]
+    result = fit(last.recipe, out=tmp_path / "run", callbacks=[])
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == (last.folder / "weights.safetensors").read_bytes()
+    assert collect(tiny).at("a", 1).metrics["test_accuracy"] == result.metrics["test_accuracy"]
+
+
+@pytest.mark.slow
+def test_the_line_that_repeats_a_cell_does(tiny, tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    threads, *line = collect(tiny).at("a", 1).command.split()
+    assert threads == "OMP_NUM_THREADS=1"
+    assert command(*line[1:]).code == 0
+    (made,) = (tmp_path / "runs").iterdir()
+    cell = next(cell for cell in tiny.cells if (cell.variants, cell.seed) == (("a",), 1))
+    assert (made / "weights.safetensors").read_bytes() == (cell.folder / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_right_images_are_as_many_as_the_accuracy_says(tiny):
+    for cell in collect(tiny).cells:
+        if cell.status == "done":
+            assert sum(cell.correct) / len(cell.correct) == pytest.approx(cell.metrics["test_accuracy"])
+
+
+@pytest.mark.slow
+def test_a_field_without_effect_gives_the_same_weights_under_another_key(tiny):
+    found = collect(tiny)
+    a, b = found.at("a", 0), found.at("ratio", 0)
+    assert a.key != b.key
+    assert a.weights == b.weights != found.at("a", 1).weights
+    assert a.metrics["test_loss"] == b.metrics["test_loss"]
+
+
+@pytest.mark.slow
+def test_finished_cells_keep_no_state_and_weights_only_where_asked(tiny, tmp_path):
+    names = {path.name for path in tiny.cells[0].folder.iterdir()}
+    assert "state.pt" not in names
+    assert {"weights.safetensors", "metrics.jsonl", "recipe.toml", "cell.json"} <= names
+    study = Study.from_toml(TINY.replace('keep = "weights"', ""))
+    study = replace(study, question=replace(study.question, seeds=(0,)))
+    plan = lay_out(study, tmp_path)
+    run(plan, only=("a",))
+    assert "weights.safetensors" not in {path.name for path in plan.cells[0].folder.iterdir()}
+    assert collect(plan).at("a", 0).weights == collect(tiny).at("a", 0).weights
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_ends_as_one_that_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
+    study = tmp_path / "study.toml"
+    study.write_text(study_kills.STUDY.format(seeds=1, epochs=4), encoding="utf-8")
+    run(lay_out(Study.read(study), tmp_path / "alone"))
+    assert study_kills.disturbed(study, tmp_path / "killed", 2, 6.0, random.Random(1)) == []
+    assert study_kills.found(tmp_path / "killed") == study_kills.found(tmp_path / "alone")

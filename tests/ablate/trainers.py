@@ -1,0 +1,65 @@
+"""Stand-ins for training: cells that take no time, and go wrong where a test wants them to."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from residuum.ablate.cells import lay_out
+from residuum.ablate.runner import run
+from residuum.ablate.study import Study
+from residuum.ablate.worker import Trained
+from residuum.errors import DivergedError
+from residuum.train.run import Run
+
+ROOT = Path(__file__).parents[2]
+FAKE = "tests.ablate.trainers:fake"
+# Six variants that differ in what the network does not look at before it trains.
+SIX = "name = 'six'\ndesign = 'list'\nseeds = 4\n[run]\ntimeout = '1s'\nthreads = 1\nworkers = 2\n" + "".join(
+    f"[variant.v{i}]\nlabel_smoothing = {i / 100}\n" for i in range(6)
+)
+
+
+def fake(job):
+    """Numbers of the variant and the seed alone. `wrong.json` beside the cells says which go wrong and how."""
+    folder, record = Path(job.folder), job.record
+    study, name = folder.parents[1], f"{record['variant']} {record['seed']}"
+    with (study / "calls.txt").open("a", encoding="utf-8") as calls:
+        calls.write(name + "\n")
+    wrong = study / "wrong.json"
+    match json.loads(wrong.read_text())[name] if wrong.exists() and name in wrong.read_text() else "":
+        case "raises":
+            raise ValueError("no such thing")
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hangs":
+            time.sleep(60)
+        case "diverges":
+            raise DivergedError("the loss became nan")
+        case "slow":
+            time.sleep(0.5)
+    folder.mkdir(parents=True, exist_ok=True)
+    smoothing = job.recipe["loss.label_smoothing"]
+    row = {"epoch": 1, "test_accuracy": 0.9 - smoothing + record["seed"] / 1000, "test_loss": 0.3, "seconds": 0.1}
+    Run(folder).save_metrics([row])
+    return Trained(weights=str(smoothing), split="test", correct="1101", measured={})
+
+
+def calls(plan):
+    """The cells that were trained, in order, `VARIANT SEED`."""
+    path = plan.folder / "calls.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def planned(folder, text=SIX, **changes):
+    """The plan of a study file in a folder; `changes` of the question, such as other seeds."""
+    study = Study.from_toml(text)
+    return lay_out(replace(study, question=replace(study.question, **changes)), folder)
+
+
+def run_fake(plan, **how):
+    """Run a plan with the stand-in; its outcome, and what was said."""
+    said = []
+    return run(plan, said.append, trainer=FAKE, **how), said
