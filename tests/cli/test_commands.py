@@ -109,9 +109,8 @@ def test_a_folder_of_images_trains(command, image_folder, tmp_path, monkeypatch)
     assert told.startswith("colours/test/red/0.png\tred\t")
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, code):
     process = subprocess.Popen(
         [sys.executable, "-c", "from residuum.cli import main; main()", "train", "--epochs", "500", "--out", "run"],

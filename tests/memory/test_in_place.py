@@ -22,7 +22,8 @@ def test_what_is_slow_in_place_is_not_done_in_place(monkeypatch, dtype, slow, ex
     assert {model.act1.inplace, block.inplace, block.act1.inplace, block.se.act.inplace} == {expected}
 
 
-@pytest.mark.parametrize("preact", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("preact", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_predicted_peaks_follow_the_choice(preact, mode):
     torch.manual_seed(0)

@@ -59,6 +59,7 @@ def test_without_mixing_there_is_no_target_to_show(found):
     assert found.target == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "pattern"),
     [

@@ -148,6 +148,7 @@ def test_wherever_it_is_stopped(tmp_path, each_step, after):
     assert same(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_from_another_folder_with_other_workers_and_memory(image_folder, tmp_path, each_step, monkeypatch):
     root = image_folder(side=80)
     monkeypatch.chdir(root.parent)
@@ -483,7 +484,9 @@ WAYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", ["weighted", *(pytest.param(w, marks=pytest.mark.slow) for w in WAYS if w != "weighted")]
+)
 def test_a_run_with_any_optimizer_loss_and_mixing_goes_on_bit_equal(way, tmp_path, each_step):
     recipe = tiny(**WAYS[way])
     whole = fit(recipe, out=tmp_path / "whole", callbacks=[])

@@ -85,7 +85,7 @@ def claimed(folder: Path) -> Iterator[int]:
         until = time.monotonic() + WAIT
         while not _lock(lock):
             other = _holder(lock)
-            if time.monotonic() > until or (other is not None and _alive(other)):
+            if time.monotonic() > until or (other not in (None, os.getpid()) and _alive(other)):
                 raise RunError(
                     f"the study in {quoted(str(folder))} is being run by process {other or 'unknown'}; wait for it, or "
                     "stop it, or look by --status"
