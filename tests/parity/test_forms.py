@@ -30,7 +30,9 @@ def test_all_networks_are_compared():
     assert set(QUICK + SLOW) <= set(names)
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=() if form.name in QUICK else pytest.mark.slow) for form in FORMS], ids=str
+)
 def test_names_and_shapes_go_in_and_out(form):
     with torch.device("meta"):
         peer, ours = form.build().state_dict(), ResNet(form.config)

@@ -125,6 +125,7 @@ def commanded(*args):
 LINE = ("--epochs", 1, "--batch-size", 256, "--model.width", 0.25, "--precision", "fp32")
 
 
+@pytest.mark.slow
 def test_the_first_process_alone_prints(tmp_path):
     (first, out, _), (second, nothing, err) = in_processes(2, commanded, *LINE, "--out", tmp_path / "run")
     assert (first, second) == (0, 0)
