@@ -277,7 +277,7 @@ def test_evaluation_counts_each_image_once_in_whole_numbers(image_folder, side):
     """101 images, whole in memory or read by a worker of each process; and a process may have none."""
     root = image_folder(side=side, train=7, test=34)
     (root / "test" / "red" / "0.png").unlink()
-    found = [in_processes(world, evaluated, root, 101)[0] for world in (1, 2, 3)]
+    found = [in_processes(world, evaluated, root, 101)[0] for world in (1, 2, 3)[: 3 if side == 16 else 2]]
     assert {counts[1] for counts in found} == {101}
     assert len({counts[0] for counts in found}) == 1
     assert found[1][2] == pytest.approx(found[0][2], rel=1e-6)
@@ -310,6 +310,6 @@ def test_processes_that_are_killed_again_and_again_end_with_the_very_same_state(
     """Under torchrun, which starts all of them again."""
     from benchmarks.kills import disturbed, same
 
-    found = [disturbed(tmp_path / f"{kills}", 20, kills, 2, random.Random(0), 1.5) for kills in (0, 3)]
+    found = [disturbed(tmp_path / f"{kills}", 12, kills, 2, random.Random(0), 1.5) for kills in (0, 2)]
     assert found[1] >= 1  # a fast machine is done before the last one
-    assert same(tmp_path / "0", tmp_path / "3")
+    assert same(tmp_path / "0", tmp_path / "2")

@@ -423,7 +423,7 @@ def test_a_disk_that_fills_later_keeps_the_last_saved_state(finished, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_default_run_learns_the_digits(tmp_path, seed):
     recipe = Recipe.default("digits").replace({"seed": seed, "data.holdout": 0.0})
     result = fit(recipe, out=tmp_path / "run", callbacks=[])
