@@ -18,13 +18,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 from residuum.ablate.cells import Cell, Plan, collect, note_asked, threads_of
 from residuum.ablate.results import CellResult
 from residuum.ablate.worker import Job, leave_recipe
 from residuum.errors import RunError, quoted, shortened
+from residuum.train.processes import Stop, has_ended
 
 LOCK = "lock"
 WAIT = 60.0  # seconds that workers of a parent that was killed may take to save and end
@@ -85,7 +85,7 @@ def claimed(folder: Path) -> Iterator[int]:
         until = time.monotonic() + WAIT
         while not _lock(lock):
             other = _holder(lock)
-            if time.monotonic() > until or (other not in (None, os.getpid()) and _alive(other)):
+            if time.monotonic() > until or (other not in (None, os.getpid()) and not has_ended(other)):
                 raise RunError(
                     f"the study in {quoted(str(folder))} is being run by process {other or 'unknown'}; wait for it, or "
                     "stop it, or look by --status"
@@ -126,15 +126,6 @@ def _holder(lock: int) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _alive(process: int) -> bool:
-    import psutil
-
-    try:
-        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
-
-
 # -- handing out -------------------------------------------------------------------------------------------------------
 
 
@@ -155,10 +146,10 @@ def run(
     with claimed(plan.folder) as lock:
         note_asked(plan)
         parent = _Parent(plan, say, block, lock, trainer, only)
-        with parent.listening():
+        with parent.stop.listening():
             parent.run()
         failed = [cell for cell in collect(plan).cells if cell.status == "failed"]
-        return Outcome(parent.finished, tuple(failed), parent.stopped_by)
+        return Outcome(parent.finished, tuple(failed), parent.stop.signal)
 
 
 class _Parent:
@@ -176,7 +167,7 @@ class _Parent:
         self.plan, self.say, self.block, self.lock, self.trainer = plan, say, block, lock, trainer
         self.threads = threads_of(plan.study)
         self.finished = 0
-        self.stopped_by: int | None = None
+        self.stop = Stop()
         self.events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self.workers: list[_Worker] = []
         self.started = self.stillborn = 0
@@ -201,29 +192,9 @@ class _Parent:
             (alone if record.alone else together).append(cell)
         return together, alone
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the study within the block; in the main thread alone."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self.stopped_by = number
-            signal.signal(number, before[number])
-
-        before: dict[int, Any] = {}
-        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-            number = getattr(signal, name, None)
-            if number is not None:
-                with contextlib.suppress(ValueError, OSError):  # not the main thread
-                    before[number] = signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def run(self) -> None:
         try:
-            while self.stopped_by is None and self._hand_out():
+            while self.stop.signal is None and self._hand_out():
                 self._hear()
         finally:
             self._end()
@@ -301,12 +272,12 @@ class _Parent:
         if told is None:
             if worker in self.workers:
                 self.workers.remove(worker)
-            if not worker.ready and self.stopped_by is None:
+            if not worker.ready and self.stop.signal is None:
                 self.stillborn += 1
                 if self.stillborn == _STARTS or cell is None:
                     raise RunError(f"a worker cannot be started: {_death(worker)}")
                 self.together.insert(0, cell)
-            elif cell is not None and self.stopped_by is None:
+            elif cell is not None and self.stop.signal is None:
                 self.left[cell.seed] -= 1
                 self._failed(
                     cell, worker.reason or _death(worker), not worker.reason and worker.process.returncode == -9
@@ -331,7 +302,7 @@ class _Parent:
             self._tell_failed(cell, told["reason"])
             worker.let_go()  # what an error leaves of a process is not worked with
             self.workers.remove(worker)
-        elif self.stopped_by is None:
+        elif self.stop.signal is None:
             self._failed(cell, "its process was told to end by another one")
         if not self.left[cell.seed] and any(self.left.values()):
             self.block()

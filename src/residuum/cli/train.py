@@ -115,30 +115,15 @@ def run(command: Train, console: Console) -> int:
     if command.dry_run:
         _estimate(command, console, callbacks)
         return 0
+    how: Any = {"execution": command.execution, "callbacks": callbacks, "profile": command.profile}
     if command.resume == "auto" and command.out is not None:
-        result = begin_or_resume(
-            recipe,
-            out=command.out,
-            execution=command.execution,
-            callbacks=callbacks,
-            catalog=catalog,
-            profile=command.profile,
-        )
+        result = begin_or_resume(recipe, out=command.out, catalog=catalog, **how)
     elif command.resume is not None:
         if command.out is not None:
             raise ConfigError("a run that is resumed stays in its folder; leave out --out")
-        result = resume(
-            command.resume, recipe=recipe, execution=command.execution, callbacks=callbacks, profile=command.profile
-        )
+        result = resume(command.resume, recipe=recipe, **how)
     else:
-        result = fit(
-            recipe,
-            out=command.out,
-            execution=command.execution,
-            callbacks=callbacks,
-            catalog=catalog,
-            profile=command.profile,
-        )
+        result = fit(recipe, out=command.out, catalog=catalog, **how)
 
     if result.stopped_by is not None:
         say(console, f"stopped and saved; go on with:  residuum train --resume {result.path}")

@@ -1,16 +1,15 @@
 """`residuum data check`: every image of a dataset decoded once, and what is wrong with them, or odd, counted."""
 
+import contextlib
 import hashlib
 import math
-import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
+from residuum.data.ahead import READERS, read_ahead
 from residuum.data.catalog import NAMED, scan
 from residuum.data.decoding import mode_of, read_image
 from residuum.data.listing import Catalog, Label, labels_of
@@ -116,17 +115,9 @@ def _seen(catalog: Catalog) -> Iterator[Seen | DataError]:
         classes = tuple(catalog.classes[i] for i in labels_of(label))
         return Seen(split, catalog.name_of(place), classes, pixels.shape[1:], mode, digest.digest())
 
-    threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(threads, thread_name_prefix="check-images") as pool:
-        waiting: deque[Future[Seen | DataError]] = deque()
-        try:
-            while True:
-                waiting += (pool.submit(look, entry) for entry in islice(entries, threads * _AHEAD - len(waiting)))
-                if not waiting:
-                    return
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    with contextlib.closing(read_ahead(entries, look, READERS * _AHEAD)) as looked:
+        for _, seen in looked:
+            yield seen
 
 
 def as_json(found: Check) -> dict[str, object]:

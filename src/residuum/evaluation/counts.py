@@ -97,8 +97,7 @@ class Counts:
         support, predicted = self.confusion.sum(1), self.confusion.sum(0)
         for i, name in enumerate(self.classes):
             right, said, there = int(self.confusion[i, i]), int(predicted[i]), int(support[i])
-            f1 = 2 * right / (said + there) if said + there else float("nan")
-            yield ClassRow(name, _ratio(right, said), _ratio(right, there), f1, there, said)
+            yield ClassRow(name, ratio(right, said), ratio(right, there), f1_score(right, said, there), there, said)
 
     def confused(self, most: int = 10) -> list[tuple[str, str, int]]:
         """The pairs of (true class, predicted class) that are mistaken most often, with how often."""
@@ -108,8 +107,13 @@ class Counts:
         return [(self.classes[a], self.classes[b], int(wrong[a, b])) for a, b in pairs if wrong[a, b]]
 
 
-def _ratio(part: int, whole: int) -> float:
+def ratio(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
+
+
+def f1_score(right: int, said: int, there: int) -> float:
+    """The harmonic mean of precision and recall; NaN where neither is."""
+    return ratio(2 * right, said + there)
 
 
 def count(classes: tuple[str, ...], labels: Integers, probabilities: Floats, losses: Floats) -> Counts:

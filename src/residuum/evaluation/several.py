@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from residuum.errors import DataError
-from residuum.evaluation.counts import THRESHOLD, Floats, Integers, Share
+from residuum.evaluation.counts import THRESHOLD, Floats, Integers, Share, f1_score, ratio
 from residuum.evaluation.predictions import Predictions
 from residuum.evaluation.report import SHOWN, csv_text, interval_of, of_all, percent, safe
 from residuum.files import write_text
@@ -58,7 +58,7 @@ class SeveralCounts:
     @property
     def micro_f1(self) -> float:
         """F1 of all classes of all images counted together."""
-        return _f1(int(self.right.sum()), int(self.said.sum()), int(self.there.sum()))
+        return f1_score(int(self.right.sum()), int(self.said.sum()), int(self.there.sum()))
 
     @property
     def macro_f1(self) -> float:
@@ -73,16 +73,12 @@ class SeveralCounts:
             yield LabelRow(
                 name,
                 float(self.average_precision[i]),
-                right / said if said else float("nan"),
-                right / there if there else float("nan"),
-                _f1(right, said, there),
+                ratio(right, said),
+                ratio(right, there),
+                f1_score(right, said, there),
                 there,
                 said,
             )
-
-
-def _f1(right: int, said: int, there: int) -> float:
-    return 2 * right / (said + there) if said + there else float("nan")
 
 
 def count_several(classes: tuple[str, ...], labels: Integers, probabilities: Floats, losses: Floats) -> SeveralCounts:

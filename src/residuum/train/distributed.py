@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from residuum import errors
 from residuum.errors import DeviceError, ResiduumError, RunError, first_line
 from residuum.train.execution import from_torchrun, rank, world_size
+from residuum.train.processes import has_ended
 
 _Made = TypeVar("_Made")
 _ROLL_CALL = 3.0  # seconds in which processes answer that still run
@@ -165,7 +166,8 @@ class Team:
     def _lost(self, error: RuntimeError) -> RunError:
         """The sentence for processes that no longer answer."""
         missing = self._missing()
-        names = [f"{rank} ({self._process(rank)})" for rank in missing]
+        places = {rank: self._place(rank) for rank in missing}
+        names = [f"{rank} (process id {number} on {host})" for rank, (host, number) in places.items()]
         who = f"process {', '.join(names)} of {self.world}" if names else f"one of {self.world} processes"
         sentence = RunError(
             f"{who} ended or did not answer within {self.timeout:g} s; the run keeps its last saved state, go on with "
@@ -174,9 +176,10 @@ class Team:
         sentence.speaker = min(set(range(self.world)) - set(missing), default=self.rank)
         return sentence
 
-    def _process(self, rank: int) -> str:
-        host, number = self.names[rank].rsplit(" ", 1)
-        return f"process id {number} on {host}"
+    def _place(self, rank: int) -> tuple[str, int]:
+        """The machine and the number of a process."""
+        host, number = self.store.get(f"process/{rank}").decode().rsplit(" ", 1)
+        return host, int(number)
 
     def _missing(self) -> list[int]:
         """Ranks whose process has ended, or else those that do not answer."""
@@ -195,15 +198,8 @@ class Team:
         return silent
 
     def _has_ended(self, rank: int) -> bool:
-        import psutil
-
-        host, number = self.names[rank].rsplit(" ", 1)
-        if host != socket.gethostname():
-            return False
-        try:
-            return bool(psutil.Process(int(number)).status() == psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return True
+        host, number = self._place(rank)
+        return host == socket.gethostname() and has_ended(number)
 
 
 ALONE = Team()

@@ -1,13 +1,10 @@
 """From a recipe to a trained network in a run folder: data, device, network and loop put together."""
 
-import contextlib
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -33,6 +30,7 @@ from residuum.train.finetune import freeze_for, frozen_parts, read_start, take_w
 from residuum.train.loggers import Beginning, Callback, ConsoleLogger
 from residuum.train.loop import look_at, train_epochs
 from residuum.train.optim import learning_rate, make_average, make_optimizer, set_norm_momentum, state_kept
+from residuum.train.processes import Stop
 from residuum.train.profiling import Profile
 from residuum.train.recipe import Recipe, check_fit, differences
 from residuum.train.run import DataRecord, Run, free_folder, refuse_existing
@@ -487,33 +485,6 @@ def full_batches(images: int, batch_size: int, left_out: int) -> str:
 
 
 # -- training and its end ----------------------------------------------------------------------------------------------
-
-
-class Stop:
-    """Whether a signal to end has come. The first is kept until the step is over; a second acts at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Catch Ctrl-C and what systems send to end a process within the block; in the main thread alone."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self.signal = number
-            signal.signal(number, before[number])
-
-        before: dict[int, Any] = {}
-        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # the last is Windows's; not every system has each
-            number = getattr(signal, name, None)
-            if number is not None:
-                with contextlib.suppress(ValueError, OSError):  # not the main thread
-                    before[number] = signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _train(job: Job, run: Run, callbacks: Sequence[Callback], profile: int) -> Result:
