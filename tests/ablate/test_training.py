@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import pytest
 from benchmarks import study_kills
+from PIL import Image
 
 from residuum.ablate.cells import collect, lay_out
 from residuum.ablate.runner import run
 from residuum.ablate.study import Study
-from residuum.train import fit
+from residuum.ablate.worker import right_images
+from residuum.train import Execution, Recipe, fit
+from residuum.train.run import Run
 from tests.ablate.trainers import ROOT
 
 TINY = """
@@ -71,6 +74,21 @@ def test_right_images_are_as_many_as_the_accuracy_says(tiny):
     for cell in collect(tiny).cells:
         if cell.status == "done":
             assert sum(cell.correct) / len(cell.correct) == pytest.approx(cell.metrics["test_accuracy"])
+
+
+def test_right_images_of_several_classes_are_as_many_as_the_accuracy_says(tmp_path):
+    rows = ["path,labels,split"]
+    for number in range(40):
+        labels = [["red"], ["green"], ["red", "green"]][number % 3]
+        colour = (255 * ("red" in labels), 255 * ("green" in labels), 6 * number)
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{'|'.join(labels)},{'test' if number % 4 == 0 else 'train'}")
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    recipe = Recipe.default(str(tmp_path / "list.csv")).replace({"epochs": 1, "batch_size": 16, "model.width": 0.25})
+    result = fit(recipe, out=tmp_path / "run", callbacks=[])
+    split, bits = right_images(Run(tmp_path / "run"), Execution())
+    assert (split, len(bits)) == ("test", 10)
+    assert bits.count("1") / len(bits) == pytest.approx(result.metrics["test_accuracy"])
 
 
 @pytest.mark.slow

@@ -193,9 +193,10 @@ def right_images(run: Run, execution: Any) -> tuple[str, str]:
     """
     import torch
 
-    from residuum.data.loaders import make_loader
     from residuum.data.sources import open_dataset
     from residuum.devices import pick_device
+    from residuum.train.losses import answers
+    from residuum.train.session import loader_for
     from residuum.weights.files import load
 
     recipe, device = run.recipe(), pick_device(execution.device)
@@ -205,21 +206,11 @@ def right_images(run: Run, execution: Any) -> tuple[str, str]:
     if split is None:
         return "", ""
     network = load(run.weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loader = make_loader(
-        split,
-        dataset.preprocessing,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        train=False,
-        augmentation=recipe.augment,
-        device=device,
-        workers=execution.workers,
-        skip_bad_images=recipe.data.skip_bad_images,
-    )
+    loader = loader_for(recipe, execution, dataset, split, device, train=False)
     right = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
         for images, labels in loader.epoch(0):
-            right += (network(images).argmax(1) == labels).tolist()
+            right += answers(network(images), labels).tolist()
     return name, "".join("1" if each else "0" for each in right)
 
 

@@ -178,7 +178,7 @@ class Team:
 
     def _place(self, rank: int) -> tuple[str, int]:
         """The machine and the number of a process."""
-        host, number = self.store.get(f"process/{rank}").decode().rsplit(" ", 1)
+        host, number = self.names[rank].rsplit(" ", 1)
         return host, int(number)
 
     def _missing(self) -> list[int]:

@@ -70,10 +70,14 @@ def right_answers(logits: Tensor, targets: Tensor) -> Tensor:
     Where they are shares, an image counts by the share of the class that is answered, in fp64: of an image that is 0.7
     a cat and 0.3 a dog, "dog" counts 0.3.
     """
-    answers = logits.argmax(1)
-    if targets.ndim == 1:
-        return (answers == targets).sum()
-    return targets.gather(1, answers[:, None]).sum(dtype=exact(targets.device))
+    right = answers(logits, targets)
+    return right.sum() if targets.ndim == 1 else right.sum(dtype=exact(targets.device))
+
+
+def answers(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of each image (N,) whether it is right, or the share of the class that is answered, as `right_answers` counts."""
+    answered = logits.argmax(1)
+    return answered == targets if targets.ndim == 1 else targets.gather(1, answered[:, None])[:, 0]
 
 
 def _of_images(weights: Tensor, targets: Tensor, like: Tensor) -> Tensor:

@@ -307,7 +307,7 @@ class Job:
 
     def loader(self, split: Split) -> Loader:
         """All images of a split in order, for evaluation; of several processes each has its part."""
-        return _loader(self.recipe, self.execution, self.dataset, split, self.state.device, self.team, train=False)
+        return loader_for(self.recipe, self.execution, self.dataset, split, self.state.device, self.team, train=False)
 
     @property
     def net(self) -> Callable[[Tensor], Tensor]:
@@ -346,7 +346,7 @@ def prepare(
     begun_from = None if weights is None else take_weights(network, weights, dataset.classes, recipe.finetune.head)
     network.classes, network.preprocessing = dataset.classes, dataset.preprocessing
     network.several_classes = catalog.several
-    make = partial(_loader, recipe, execution, dataset, device=device, team=team)
+    make = partial(loader_for, recipe, execution, dataset, device=device, team=team)
     train = make(dataset.train, train=True)
     val = make(dataset.val, train=False) if dataset.val is not None else None
     cut = Cut.of(train.schedule)
@@ -373,7 +373,7 @@ def make_network(config: ResNetConfig, device: torch.device, precision: str) -> 
     return network.train()  # type: ignore[no-any-return]
 
 
-def _loader(
+def loader_for(
     recipe: Recipe,
     execution: Execution,
     dataset: Dataset,
@@ -383,6 +383,7 @@ def _loader(
     *,
     train: bool,
 ) -> Loader:
+    """Batches of one split as the recipe and its execution want them."""
     return make_loader(
         split,
         dataset.preprocessing,
