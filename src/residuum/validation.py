@@ -141,6 +141,8 @@ def _describe(kind: Any) -> str:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if origin is tuple:
         inner = get_args(kind)
+        if get_origin(inner[0]) is Literal:
+            return f"a list, each {_describe(inner[0])}"
         what = {int: "integers", float: "numbers", str: "texts"}.get(inner[0], "values")
         return f"a list of {what}" if inner[-1] is Ellipsis else f"a list of {len(inner)} {what}"
     return _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")

@@ -50,6 +50,7 @@ def test_mistakes_in_names_and_fields_are_answered_without_torch(line):
         ("train --model.widht 2", "--model.width"),
         ("train --epochs 0", "--epochs is '0'; it must be an integer of at least 1"),
         ("train --epochs many", "many"),
+        ("train --log nothing", "--log is 'nothing'; it must be a list, each one of tensorboard, wandb, mlflow"),
         ("train --data nope", "neither a dataset"),
         ("train --device gpu", "'gpu' is not the name of a device"),
         ("train --device cuda:99", "there is no device 'cuda:99' here"),
