@@ -33,12 +33,12 @@ def balanced_accuracy(digits, seed, **changes):
     recipe = Recipe().replace(fields)
     torch.manual_seed(seed)
     network = session.make_network(recipe.model, CPU, "fp32")
-    loader = session._loader(recipe, Execution(), dataset, train, CPU, train=True)
+    loader = session.loader_for(recipe, Execution(), dataset, train, CPU, train=True)
     state = State(network, make_optimizer(network, recipe.optimizer))
     state.class_weights = session.weights_of_classes(recipe, train.labels, CPU)
     state.progress.begin_epoch(len(loader), CPU)
     train_epochs(state, network, recipe, loader, None)
-    images, labels = next(iter(session._loader(
+    images, labels = next(iter(session.loader_for(
         recipe.replace(batch_size=1000), Execution(), dataset, dataset.test, CPU, train=False
     ).epoch(0)))  # fmt: skip
     with torch.inference_mode():
