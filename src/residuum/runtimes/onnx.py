@@ -81,6 +81,11 @@ class OnnxSession:
         self.inputs = tuple(entry.name for entry in self._session.get_inputs())
         self._output = [self._session.get_outputs()[0].name]
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the model says beside its graph."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
     def __call__(self, *tensors: Tensor) -> Tensor:
         given = dict(zip(self.inputs, (on_cpu(tensor).numpy() for tensor in tensors), strict=True))
         try:

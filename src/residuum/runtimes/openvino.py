@@ -60,7 +60,7 @@ class OpenVinoSession:
         try:
             core = ov.Core()
             opened = core.read_model(str(model)) if isinstance(model, Path) else model
-            self._compiled = core.compile_model(opened, "CPU", settings)
+            self._opened, self._compiled = opened, core.compile_model(opened, "CPU", settings)
             ran_in = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         except Exception as error:
             what = quoted(str(model)) if isinstance(model, Path) else "the model"
@@ -69,6 +69,10 @@ class OpenVinoSession:
         if precision not in ("auto", self.precision):  # it takes the wish and does something else
             raise DeviceError(f"OpenVINO computes no {precision} on this processor; ask for {self.precision} or auto")
         self._requests = threading.local()
+
+    def metadata(self, key: str) -> str | None:
+        """What the model says under a key beside its graph; None where it says nothing."""
+        return str(self._opened.get_rt_info([key]).value) if self._opened.has_rt_info([key]) else None
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         try:
