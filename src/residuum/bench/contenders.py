@@ -191,7 +191,8 @@ def _torchvision(model: str) -> nn.Module:
 def _timm(model: str) -> nn.Module:
     import timm
 
-    return timm.create_model(model, pretrained=False)
+    network: nn.Module = timm.create_model(model, pretrained=False)
+    return network
 
 
 class _Logits(nn.Module):

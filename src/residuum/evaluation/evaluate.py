@@ -157,5 +157,5 @@ def _synsets() -> dict[str, int]:
         from timm.data import imagenet_info
     except ImportError:
         return {}
-    names: list[str] = imagenet_info.ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
+    names: list[str] = imagenet_info.ImageNetInfo().label_names()
     return {name: i for i, name in enumerate(names)}

@@ -67,14 +67,14 @@ class Input:
     def example(self) -> Tensor:
         """Images to capture the file's input with: no length is 1, and no two are alike, which would become fixed."""
         if self.kind == "normalized":
-            height, width = (
-                side + self.dynamic_size * add for side, add in zip(self.image_size, (32, 64), strict=True)
-            )
-            return torch.zeros(2, self.channels, height, width)
-        height, width = (65, 97) if self.kind == "image" else self.image_size
-        if self.dynamic_size:
-            height, width = height + 32, width + 64
+            return torch.zeros(2, self.channels, *self._size)
+        height, width = (65, 97) if self.kind == "image" else self._size
         return torch.zeros(2, height, width, self.channels, dtype=torch.uint8)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        height, width = self.image_size
+        return (height + 32, width + 64) if self.dynamic_size else (height, width)
 
 
 class Scale(nn.Module):
@@ -105,14 +105,14 @@ class Scale(nn.Module):
         return x[:, :, top : top + height, left : left + width]
 
 
-def resized(x: Tensor, height: int, width: int, interpolation: str) -> Tensor:
+def resized(x: Tensor, height: int | torch.SymInt, width: int | torch.SymInt, interpolation: str) -> Tensor:
     """uint8 (N, C, any, any) to uint8 (N, C, height, width), as torchvision scales images."""
     if interpolation == "nearest":
         return F.interpolate(x, (height, width), mode="nearest")
     return F.interpolate(x, (height, width), mode=interpolation, antialias=True)
 
 
-def middle(over: int) -> int:
+def middle(over: int | torch.SymInt) -> int | torch.SymInt:
     """Half of what is cut off, rounded as Python's `round` does, to even numbers: so torchvision crops."""
     return over // 2 + (over % 2) * ((over // 2) % 2)
 

@@ -54,7 +54,10 @@ def with_input(network: "openvino.Model", given: Input) -> "openvino.Model":
 
 
 def _scaled(x: "openvino.Node", given: Input) -> "openvino.Node":
-    """uint8 (N, C, any, any) to (N, C, *image_size): as `Scale`, in integers, for OpenVINO may compute others in bf16."""
+    """uint8 (N, C, any, any) to (N, C, *image_size), as `Scale`.
+
+    All sizes are integers: numbers with a fraction OpenVINO computes in bf16, where the processor has it.
+    """
     ops = need("openvino.opset13", extra=EXTRA)
     assert given.preprocessing is not None
     how, (height, width) = given.preprocessing, given.image_size

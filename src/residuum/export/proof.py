@@ -22,9 +22,6 @@ from residuum.runtimes.exported import PIXELS, opened
 
 # The largest difference of an output, as a share of the largest output, that a precision allows.
 TOLERANCE = {"fp32": 1e-5, "bf16": 0.03, "fp16": 0.03}
-# The same of whole files, from decoded images to logits. Others than torch round in scaling: a grey level is much more
-# of a difference than the order of sums.
-FROM_IMAGES = 1e-3
 HALF = 5e-3  # weights in fp16
 LEVELS, SHARE = 1, 0.02  # grey levels by which scaled pixels may differ, and the share of them that may
 _CHUNK = 64  # made images of a size that are compared at once
@@ -35,8 +32,9 @@ _TIMEOUT = 900.0  # seconds for the process that runs the file
 class Proof:
     """What was compared, and the largest differences that were found.
 
-    `logits` is the largest difference of an output as a share of the image's largest, `pixels` the largest of scaled
-    pixels in grey levels and `pixels_share` the share of those that differ; None where the file shows none. `default`
+    `pixels` is the largest difference of scaled pixels in grey levels and `pixels_share` the share of those that
+    differ; None where the file shows none. `logits` is the largest difference of an output as a share of the image's
+    largest, from the same pixels; `whole` is that from decoded images on, with what a grey level makes of it. `default`
     is that of logits in the precision that the runtime takes by itself on this processor, where that is not fp32, and
     `default_top1` the share of images with the same likeliest class.
     """
@@ -45,6 +43,7 @@ class Proof:
     sizes: int
     logits: float
     allowed: float
+    whole: float
     pixels: int | None = None
     pixels_share: float | None = None
     default: float | None = None
@@ -57,12 +56,12 @@ class Proof:
 
     def __str__(self) -> str:
         text = f"{self.images} images of {self.sizes} sizes: logits differ by {self.logits:.1e} of the largest at most"
-        if self.pixels is not None:
-            text += f", scaled pixels by {self.pixels} grey level{'s' if self.pixels != 1 else ''} ({self.pixels_share:.2%})"
+        if self.pixels:
+            text += f", with scaling {self.whole:.1e} (of the pixels {self.pixels_share:.2%} differ by a grey level)"
         if self.default is not None:
             text += (
-                f"; in {self.default_precision}, which the runtime takes here by itself, by {self.default:.1e}, with the "
-                f"same likeliest class for {self.default_top1:.1%}"
+                f"; by {self.default:.1e} in {self.default_precision}, which the runtime takes here by itself, the "
+                f"likeliest class the same for {self.default_top1:.1%}"
             )
         return text
 
@@ -107,13 +106,16 @@ def made_images(given: Input) -> list[Tensor]:
     swaps or scales them otherwise changes many of their pixels.
     """
     height, width = given.image_size
-    sizes = [(3, 61, 45), (1, 97, 113), (2, 2 * height + 1, 3 * width), (1, 1500, 2000)]
+    sizes: list[tuple[int, int, int]] = [(3, 61, 45), (1, 97, 113), (2, 2 * height + 1, 3 * width), (1, 1500, 2000)]
     if given.kind != "image":
         sizes = [(3, height, width), (1, height, width)]
         if given.dynamic_size:
             sizes += [(2, height + 33, width + 1)]
     generator = torch.Generator("cpu").manual_seed(0)
-    return [torch.stack([_made(*size, given.channels, generator) for _ in range(count)]) for count, *size in sizes]
+    return [
+        torch.stack([_made(down, across, given.channels, generator) for _ in range(count)])
+        for count, down, across in sizes
+    ]
 
 
 def _made(height: int, width: int, channels: int, generator: torch.Generator) -> Tensor:
@@ -156,8 +158,12 @@ def prove_file(path: Path, network: nn.Module, given: Input, batches: Sequence[T
         np.savez(asked, allow_pickle=False, **cases)
         answers = _answers(path, asked, answered)
         logits = [torch.from_numpy(answers[f"logits{i}"]) for i in range(len(batches))]
-        worst = max(difference(got, wanted) for got, wanted in zip(logits, expected, strict=True))
         pixels, share = _pixels(answers, expected_pixels)
+        whole = worst = max(difference(got, wanted) for got, wanted in zip(logits, expected, strict=True))
+        if pixels:  # the file's network is asked for what it makes of the file's pixels
+            seen = [torch.from_numpy(answers[f"pixels{i}"]) for i in range(len(batches))]
+            expected = tuple(_logits_of(network, given, images) for images in seen)
+            worst = max(difference(got, wanted) for got, wanted in zip(logits, expected, strict=True))
         default: dict[str, Any] = {}
         if "precision" in answers:
             usual = [torch.from_numpy(answers[f"default{i}"]) for i in range(len(batches))]
@@ -174,16 +180,16 @@ def prove_file(path: Path, network: nn.Module, given: Input, batches: Sequence[T
         )
     if worst > allowed:
         raise ExportError(
-            f"the file's logits differ from the network's by {worst:.2g} of the largest, more than {allowed:g}; nothing "
-            "is left"
+            f"the file's logits differ from the network's by {worst:.2g} of the largest, more than {allowed:g}; "
+            "nothing is left"
         )
     if default and default["default"] > TOLERANCE["bf16"]:
         raise ExportError(
-            f"in {default['default_precision']}, which the runtime takes on this processor by itself, the file's logits "
-            f"differ by {default['default']:.2g} of the largest, more than {TOLERANCE['bf16']:g}; nothing is left"
+            f"in {default['default_precision']}, which the runtime takes here by itself, the file's logits differ by "
+            f"{default['default']:.2g} of the largest, more than {TOLERANCE['bf16']:g}; nothing is left"
         )
     count = sum(len(images) for images in batches)
-    return Proof(count, len({images.shape[1:3] for images in batches}), worst, allowed, pixels, share, **default)
+    return Proof(count, len({images.shape[1:3] for images in batches}), worst, allowed, whole, pixels, share, **default)
 
 
 def _expected(network: nn.Module, given: Input, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,9 +198,17 @@ def _expected(network: nn.Module, given: Input, images: Tensor) -> tuple[Tensor,
     if given.kind == "image":
         assert given.preprocessing is not None
         pixels = torch.stack([evaluation_transform(given.preprocessing)(image) for image in pixels])
+    return pixels, _logits_of(network, given, pixels)
+
+
+def _logits_of(network: nn.Module, given: Input, pixels: Tensor) -> Tensor:
+    """The network's logits of scaled images, uint8 (N, C, H, W)."""
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        normal = pixels.float() / 255 if given.preprocessing is None else normalise(pixels, given.preprocessing)
-        return pixels, network(normal).float()
+        return network(_normal(pixels, given)).float()  # type: ignore[no-any-return]
+
+
+def _normal(pixels: Tensor, given: Input) -> Tensor:
+    return pixels.float() / 255 if given.preprocessing is None else normalise(pixels, given.preprocessing)
 
 
 def _as_given(images: Tensor, given: Input) -> "np.ndarray[Any, Any]":
@@ -202,9 +216,7 @@ def _as_given(images: Tensor, given: Input) -> "np.ndarray[Any, Any]":
         images = images.flip(3)
     if given.kind != "normalized":
         return images.contiguous().numpy()
-    pixels = images.permute(0, 3, 1, 2)
-    normal = pixels.float() / 255 if given.preprocessing is None else normalise(pixels, given.preprocessing)
-    return normal.contiguous().numpy()
+    return _normal(images.permute(0, 3, 1, 2), given).contiguous().numpy()
 
 
 def _pixels(answers: dict[str, Any], expected: Sequence[Tensor]) -> tuple[int | None, float | None]:

@@ -18,7 +18,7 @@ from residuum.errors import ConfigError, DeviceError, ExportError, quoted
 from residuum.export import onnx, openvino
 from residuum.export.capture import captured, captured_network
 from residuum.export.inputs import Input, Kind, Normal, Order, Scale
-from residuum.export.proof import FROM_IMAGES, HALF, TOLERANCE, Proof, batched, made_images, prove_file
+from residuum.export.proof import HALF, TOLERANCE, Proof, batched, made_images, prove_file
 from residuum.inference.optimize import FoldedResNet, folded_network
 from residuum.inference.surgery import copied, own_hooks
 from residuum.nn.resnet import ResNet
@@ -53,7 +53,7 @@ def export(
 
     The network is taken as in evaluation, in fp32, and left as it was. What was written is opened by its own runtime in
     a new process and compared with the network on `images`, decoded, uint8 (H, W, C), and on made-up ones of several
-    sizes. Only a file that passes gets its name; beside it lies the proof, NAME.proof.json.
+    sizes. Only a file that passes gets its name; beside it lies the proof, its name with .proof.json.
 
     Raises `ConfigError` for what cannot be exported so, `ExportError` where the runtime cannot take the network or
     answers otherwise, `MissingExtraError`.
@@ -74,7 +74,7 @@ def export(
         batches = [*batched(images), *made_images(given)]
         note = note_of(model, given, to, net)
         fill = _WRITERS[to](net, given, note, opset, half)
-        allowed = HALF if half else FROM_IMAGES if given.kind == "image" and to != "pt2" else TOLERANCE["fp32"]
+        allowed = HALF if half else TOLERANCE["fp32"]
         return given_out(path, fill, lambda partial: prove_file(partial, network, given, batches, allowed))
 
 
@@ -92,12 +92,11 @@ def _input(
         raise ConfigError("the network does not say at what size it looks; give image_size, such as (224, 224)")
     size = image_size or (how.image_size if how is not None else (0, 0))
     kind = kind or ("image" if how is not None else "normalized")
-    if how is not None and size != how.image_size:
-        if kind == "image":
-            raise ConfigError(
-                f"image_size is {size}, but images are scaled to {how.image_size} for this network; change "
-                "model.preprocessing, or export with input pixels"
-            )
+    if how is not None and size != how.image_size and kind == "image":
+        raise ConfigError(
+            f"image_size is {size}, but images are scaled to {how.image_size} for this network; change "
+            "model.preprocessing, or export with input pixels"
+        )
     return Input(kind, model.config.in_channels, (size[0], size[1]), how, order, dynamic_size)
 
 
@@ -224,7 +223,7 @@ def given_out(path: Path, fill: Fill, prove: Callable[[Path], Proof]) -> Proof:
         try:
             fill(partial)
             proof = prove(partial)
-            (folder / f"{path.stem}.proof.json").write_text(json.dumps(_statement(partial, proof), indent=2) + "\n")
+            (folder / f"{path.name}.proof.json").write_text(json.dumps(_statement(partial, proof), indent=2) + "\n")
             parts = sorted(folder.iterdir(), key=lambda part: part.name == path.name)  # the file itself at last
             for part in parts:
                 with part.open("rb") as file:

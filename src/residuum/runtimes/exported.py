@@ -190,8 +190,8 @@ def _self_test(note: Mapping[str, Any], run: Callable[[Tensor], Tensor], path: P
         ) from None
     if not difference <= 1e-3:
         raise ExportError(
-            f"{quoted(str(path))} was written by torch {written}, and torch {torch.__version__} gives other answers (by "
-            f"{difference:.2g} of the largest); export it anew"
+            f"{quoted(str(path))} was written by torch {written}, and torch {torch.__version__} answers otherwise, by "
+            f"{difference:.2g} of the largest; export it anew"
         )
 
 

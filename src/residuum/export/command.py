@@ -1,0 +1,130 @@
+"""What `residuum export` does: a source opened, images for the proof found, the file written and proved."""
+
+import contextlib
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from residuum.data.augmentation import evaluation_transform
+from residuum.data.catalog import scan
+from residuum.data.decoding import is_image, read_image
+from residuum.data.settings import DataSettings
+from residuum.data.sources import Dataset, Split, open_dataset
+from residuum.errors import ConfigError, DataError, ResiduumError, quoted
+from residuum.export.inputs import Kind, Order
+from residuum.export.proof import Proof
+from residuum.export.write import ENDINGS, Format, export
+from residuum.factory import create
+from residuum.files import cache_folder, read_text
+from residuum.nn.resnet import ResNet
+from residuum.presets import PRESETS, usual_image_size
+from residuum.validation import parse_toml
+from residuum.weights.files import load
+
+IMAGES = 64  # of a folder or a test split that are compared
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for; None is what the source says."""
+
+    source: str
+    to: Format
+    out: Path | None
+    input: Kind | None
+    image_size: tuple[int, int] | None
+    dynamic_size: bool
+    order: Order
+    opset: int | None
+    half: bool
+    images: Path | None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: the file, its proof, and sentences about how it came to be."""
+
+    path: Path
+    proof: Proof
+    notes: tuple[str, ...]
+
+
+def write(request: Request) -> Written:
+    """Export as asked; raises `ResiduumError`."""
+    model, notes = _network(request.source)
+    path = request.out or Path(Path(request.source.replace(":", "-").rstrip("/")).name).with_suffix(ENDINGS[request.to])
+    if path.suffix != ENDINGS[request.to]:
+        raise ConfigError(f"{quoted(str(path))} must end in {ENDINGS[request.to]} to export to {request.to}")
+    images, of = _images(request, model)
+    notes = (
+        *notes,
+        f"compared on {len(images)} images of {of}, and on made-up ones" if images else f"compared on {of}",
+    )
+    kind = request.input or ("image" if model.preprocessing is not None else "normalized")
+    if kind != "image" and images and model.preprocessing is not None:
+        images = [evaluation_transform(model.preprocessing)(x.permute(2, 0, 1)).permute(1, 2, 0) for x in images]
+    size = request.image_size or (usual_image_size(request.source) if _is_preset(request.source) else None)
+    proof = export(
+        model, path, input=request.input, image_size=size, dynamic_size=request.dynamic_size,
+        order=request.order, opset=request.opset, half=request.half, images=images,
+    )  # fmt: skip
+    return Written(path, proof, notes)
+
+
+def _network(source: str) -> tuple[ResNet, tuple[str, ...]]:
+    """The network of a source; that of a preset has random weights."""
+    with torch.device("cpu"):
+        if _is_preset(source):
+            return create(source).eval(), ("the preset has random weights; name a run or weights for trained ones",)
+        return load(source), ()
+
+
+def _is_preset(source: str) -> bool:
+    return source in PRESETS and not Path(source).exists()
+
+
+def _images(request: Request, model: ResNet) -> tuple[list[Tensor], str]:
+    """Decoded images, uint8 (H, W, C), and where they are from."""
+    channels = model.config.in_channels
+    if channels not in (1, 3) or model.preprocessing is None:
+        if request.images is not None:
+            raise ConfigError("--images are decoded and scaled for the network, which does not say its preprocessing")
+        return [], "made-up images"
+    if request.images is not None:
+        return _of_folder(request.images, channels), quoted(str(request.images))
+    with contextlib.suppress(ResiduumError, ValueError, KeyError, TypeError, OSError):  # no run, or its data is gone
+        settings = DataSettings(**parse_toml(read_text(Path(request.source) / "recipe.toml", ConfigError))["data"])
+        catalog = scan(settings.path)
+        dataset = open_dataset(catalog, settings, channels=channels, cache=cache_folder(), say=lambda text: None)
+        split, name = _unseen(dataset)
+        return _of_split(split, channels), f"the {name} split of {quoted(settings.path)}"
+    return [], "made-up images"
+
+
+def _unseen(dataset: Dataset) -> tuple[Split, str]:
+    for name in ("test", "val"):
+        split = getattr(dataset, name)
+        if split is not None and len(split.labels):
+            return split, name
+    return dataset.train, "train"
+
+
+def _of_split(split: Split, channels: int) -> list[Tensor]:
+    chosen = random.Random(0).sample(range(len(split)), min(IMAGES, len(split)))
+    if isinstance(split.images, Tensor):
+        return [split.images[i] for i in sorted(chosen)]
+    return [read_image(split.images[i], channels).permute(1, 2, 0) for i in sorted(chosen)]
+
+
+def _of_folder(folder: Path, channels: int) -> list[Tensor]:
+    """Up to `IMAGES` images of a folder and those in it, chosen by chance, the same ones each time."""
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {quoted(str(folder))}")
+    files = sorted(str(path) for path in folder.rglob("*") if is_image(path.name) and path.is_file())
+    if not files:
+        raise DataError(f"{quoted(str(folder))} holds no image")
+    chosen = sorted(random.Random(0).sample(files, min(IMAGES, len(files))))
+    return [read_image(path, channels).permute(1, 2, 0) for path in chosen]

@@ -1,0 +1,186 @@
+"""Exported files: they answer as the network does, say what they are, and are not there when they do not."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from tests.networks import relative, scramble
+from torch import nn
+
+from residuum import Preprocessing, create
+from residuum.data.augmentation import evaluation_transform, normalise
+from residuum.errors import ConfigError, DataError, ExportError
+from residuum.export import export, proof
+from residuum.export.capture import captured
+from residuum.export.inputs import Input, Scale
+from residuum.runtimes.exported import opened
+
+SIZE = (32, 40)
+RUNTIME = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}
+
+
+def network(preprocessing=True, **changes):
+    torch.manual_seed(0)
+    small = {"depths": (1, 1), "widths": (8, 16), "stem_width": 8, "num_classes": 5} | changes
+    model = create("resnet50", **small)
+    scramble(model)
+    model.classes = tuple("abcde")[: small["num_classes"]] or None
+    if preprocessing:
+        channels = model.config.in_channels
+        model.preprocessing = Preprocessing(
+            channels, SIZE, (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.25)[:channels], 0.875
+        )
+    return model.eval()
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """The proof runs the file in this process, which takes no time to start."""
+
+    def answers(path, asked, answered):
+        proof._run(path, asked, answered)
+        with np.load(answered) as found:
+            return dict(found)
+
+    monkeypatch.setattr(proof, "_answers", answers)
+
+
+def needs(ending):
+    pytest.importorskip(RUNTIME[ending])
+    if ending == ".onnx":
+        pytest.importorskip("onnxscript")
+
+
+def expected(model, images):
+    """Logits of decoded images, uint8 (N, H, W, C), as evaluation computes them."""
+    pixels = torch.stack([evaluation_transform(model.preprocessing)(image) for image in images.permute(0, 3, 1, 2)])
+    with torch.inference_mode():
+        return model(normalise(pixels, model.preprocessing))
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2"])
+def test_a_file_takes_images_of_any_size_and_says_what_it_is(ending, tmp_path, here):
+    needs(ending)
+    model = network().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = export(model, tmp_path / f"net{ending}")
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert found.logits < 1e-5
+    assert found.sizes == 4
+    file = opened(tmp_path / f"net{ending}")
+    assert (file.classes, file.takes, file.image_size) == (tuple("abcde"), "image", SIZE)
+    assert file.preprocessing == model.preprocessing
+    assert file.config == model.config.to_dict() | {"depths": [1, 1], "widths": [8, 16]}
+    photographs = torch.randint(0, 256, (2, 90, 51, 3), dtype=torch.uint8)
+    assert relative(file(photographs), expected(model.eval(), photographs)) < 5e-3  # a grey level, here and there
+    said = json.loads((tmp_path / f"net{ending}.proof.json").read_text())
+    assert said["logits"] == found.logits
+    names = {f"net{ending}", f"net{ending}.proof.json"} | ({"net.bin"} if ending == ".xml" else set())
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2"])
+@pytest.mark.parametrize(("kind", "free"), [("pixels", False), ("normalized", True)])
+def test_a_file_takes_pixels_or_normalised_tensors(ending, kind, free, tmp_path, here):
+    needs(ending)
+    model = network(in_channels=1)
+    export(model, tmp_path / f"net{ending}", input=kind, dynamic_size=free)
+    file = opened(tmp_path / f"net{ending}")
+    images = torch.randint(0, 256, (3, *SIZE, 1), dtype=torch.uint8)
+    other = torch.randint(0, 256, (1, 51, 47, 1), dtype=torch.uint8)
+    for given in (images, other) if free else (images,):
+        with torch.inference_mode():
+            wanted = model(normalise(given.permute(0, 3, 1, 2), model.preprocessing))
+        assert relative(file(given), wanted) < 1e-5
+    if not free:
+        with pytest.raises(DataError, match="images are 51 x 47; .* takes 32 x 40"):
+            file(other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2"])
+def test_the_proof_runs_the_file_in_a_process_of_its_own(ending, tmp_path):
+    needs(ending)
+    assert export(network(), tmp_path / f"net{ending}", order="bgr").logits < 1e-5
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize(("size", "crop"), [((32, 32), 0.875), ((48, 32), 0.9), ((32, 40), 0.0)])
+def test_scaling_in_a_graph_gives_the_pixels_of_evaluation(interpolation, size, crop):
+    how = Preprocessing(3, size, (0.5,) * 3, (0.2,) * 3, crop, interpolation)
+    given = Input("image", 3, size, how)
+    run = captured(Scale(given).eval(), given.example, given.free).module()
+    draw = random.Random(0)
+    for height, width in [(1, 7), (8, 100), *((draw.randrange(1, 300), draw.randrange(1, 300)) for _ in range(15))]:
+        image = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
+        assert torch.equal(run(image[None])[0], evaluation_transform(how)(image.permute(2, 0, 1))), (height, width)
+
+
+class Fixed(nn.Module):
+    """A layer that looks at how many images there are."""
+
+    def forward(self, x):
+        return x if x.shape[0] == 2 else x + 1
+
+
+def with_hook():
+    model = network()
+    model.layer1[0].register_forward_hook(lambda module, given, out: None)
+    return model
+
+
+def with_nan():
+    model = network()
+    with torch.no_grad():
+        model.fc.weight[0, 0] = torch.nan
+    return model
+
+
+def with_layer(layer):
+    model = network()
+    model.layer1[0].bn2 = layer
+    return model.eval()
+
+
+REFUSED = [
+    (ConfigError, "must end in .onnx, .xml, .pt2", lambda path: export(network(), path / "net.tflite")),
+    (ConfigError, "give image_size", lambda path: export(network(False), path / "net.pt2")),
+    (ConfigError, "does not say its preprocessing",
+     lambda path: export(network(False), path / "net.pt2", input="image", image_size=SIZE)),
+    (ConfigError, "has a forward hook", lambda path: export(with_hook(), path / "net.pt2")),
+    (ConfigError, "'fc.weight' holds NaN", lambda path: export(with_nan(), path / "net.pt2")),
+    (ConfigError, "an opset is ONNX's", lambda path: export(network(), path / "net.pt2", opset=20)),
+    (ConfigError, "half stores", lambda path: export(network(), path / "net.pt2", half=True)),
+    (ConfigError, "order bgr is for uint8 images",
+     lambda path: export(network(), path / "net.pt2", order="bgr", input="normalized")),
+    (ConfigError, "takes any size already", lambda path: export(network(), path / "net.pt2", dynamic_size=True)),
+    (ConfigError, "an image is torch.float32",
+     lambda path: export(network(), path / "net.pt2", images=[torch.zeros(5, 5, 3)])),
+    (ExportError, "free", lambda path: export(with_layer(Fixed()), path / "net.pt2")),
+    (ExportError, "cannot write", lambda path: export(network(), path / "nowhere" / "net.pt2")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "message", "call"), REFUSED, ids=[message for _, message, _ in REFUSED])
+def test_what_cannot_be_exported_is_said_and_leaves_nothing(kind, message, call, tmp_path):
+    with pytest.raises(kind) as caught:
+        call(tmp_path)
+    assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_answers_otherwise_leaves_what_was_there_before(tmp_path, here, monkeypatch):
+    path = tmp_path / "net.pt2"
+    path.write_text("before")
+    other = network()
+    with torch.no_grad():
+        other.fc.bias += 1
+    monkeypatch.setattr("residuum.export.write._plain", lambda model: other)
+    monkeypatch.setattr("residuum.export.write.folded_network", lambda *args, **how: network())
+    with pytest.raises(ExportError, match="logits differ from the network's by"):
+        export(network(), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["net.pt2"]
+    assert path.read_text() == "before"
