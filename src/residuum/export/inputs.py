@@ -1,7 +1,7 @@
 """What an exported network takes, and the layers that make it what the network takes."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -107,9 +107,10 @@ class Scale(nn.Module):
 
 def resized(x: Tensor, height: int | torch.SymInt, width: int | torch.SymInt, interpolation: str) -> Tensor:
     """uint8 (N, C, any, any) to uint8 (N, C, height, width), as torchvision scales images."""
+    size: Any = (height, width)
     if interpolation == "nearest":
-        return F.interpolate(x, (height, width), mode="nearest")
-    return F.interpolate(x, (height, width), mode=interpolation, antialias=True)
+        return F.interpolate(x, size, mode="nearest")
+    return F.interpolate(x, size, mode=interpolation, antialias=True)
 
 
 def middle(over: int | torch.SymInt) -> int | torch.SymInt:

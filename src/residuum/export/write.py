@@ -66,6 +66,8 @@ def export(
         raise ConfigError(f"an opset is ONNX's, and {path.suffix} has none; leave it out")
     if half and to != "openvino":
         raise ConfigError("half stores the weights of OpenVINO files in fp16; leave it out for others")
+    if not path.parent.is_dir():
+        raise ExportError(f"cannot write {quoted(str(path))}: there is no such folder")
     given = _input(model, input, image_size, dynamic_size, order)
     _check_images(images, given)
     with torch.inference_mode(False), torch.no_grad():
