@@ -35,7 +35,7 @@ def test_a_study_file_is_run_and_the_line_goes_over_it(command, tmp_path):
 
 def test_failures_give_exit_code_3_and_the_line_that_repeats_them(command, tmp_path):
     (tmp_path / "study.toml").write_text(SIX, encoding="utf-8")
-    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "cells").mkdir(parents=True)
     (tmp_path / "here" / "wrong.json").write_text('{"v2 0": "raises"}', encoding="utf-8")
     result = command("ablate", "study.toml", "--seeds", 1, "--out", "here")
     assert result.code == 3
