@@ -34,8 +34,8 @@ def locked(path: Path, what: str) -> Iterator[None]:
         os.close(lock)
 
 
-def try_lock(lock: int) -> bool:
-    """Whether this process has the lock of an open file now; the system releases it when the file is closed."""
+def try_lock(lock: int, shared: bool = False) -> bool:
+    """Whether this process has the lock of an open file now, alone or `shared`; the system releases it at its end."""
     try:
         import fcntl
     except ImportError:  # Windows: of one byte far behind what is written, as locked bytes cannot be read there
@@ -48,7 +48,7 @@ def try_lock(lock: int) -> bool:
             return False
         return True
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -32,11 +32,13 @@ from residuum.ablate.cells import (
     threads_of,
 )
 from residuum.ablate.locks import WAIT, try_lock
+from residuum.ablate.shared import Shared, Storage
 from residuum.ablate.worker import Job, leave_recipe
 from residuum.errors import RunError, quoted, shortened
 from residuum.train.processes import Stop, has_ended
 
 _TICK = 0.2
+_SEVERAL = "several"
 TAKEN = "taken"
 _STARTS = 3  # how often a worker may die before it is ready
 
@@ -125,11 +127,11 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[int]:
+def claimed(folder: Path, shared: bool = False) -> Iterator[int]:
     """Hold a study's lock, a file descriptor that workers inherit; raises `RunError` where another process has it.
 
     The system releases it when the last of parent and workers has ended, however they end. Where workers of a parent
-    that was killed are still saving, it waits for them.
+    that was killed are still saving, it waits for them. With `shared`, others may hold it that share it too.
     """
     try:
         (folder / "cells").mkdir(parents=True, exist_ok=True)
@@ -138,27 +140,28 @@ def claimed(folder: Path) -> Iterator[int]:
         raise RunError(f"the study's folder {quoted(str(folder))} cannot be made: {error.strerror}") from None
     try:
         until = time.monotonic() + WAIT
-        while not try_lock(lock):
-            other = _holder(lock)
+        while not try_lock(lock, shared):
+            text = _holder(lock)
+            other = int(text) if text.isdigit() else None
             if time.monotonic() > until or (other not in (None, os.getpid()) and not has_ended(other)):
+                who = "on several machines" if text == _SEVERAL else f"by process {other or 'unknown'}"
                 raise RunError(
-                    f"the study in {quoted(str(folder))} is being run by process {other or 'unknown'}; wait for it, or "
-                    "stop it, or look by --status"
+                    f"the study in {quoted(str(folder))} is being run {who}; wait for it, or stop it, or look by "
+                    "--status"
                 )
             time.sleep(_TICK)
         os.ftruncate(lock, 0)
         os.lseek(lock, 0, os.SEEK_SET)
-        os.write(lock, str(os.getpid()).encode())
+        os.write(lock, _SEVERAL.encode() if shared else str(os.getpid()).encode())
         yield lock
     finally:
         with contextlib.suppress(OSError):
             os.close(lock)
 
 
-def _holder(lock: int) -> int | None:
+def _holder(lock: int) -> str:
     os.lseek(lock, 0, os.SEEK_SET)
-    text = os.read(lock, 32)
-    return int(text) if text.isdigit() else None
+    return os.read(lock, 32).decode(errors="replace")
 
 
 def lock_of(plan: Plan, cell: Cell) -> Path:
@@ -176,27 +179,38 @@ def run(
     *,
     only: Sequence[str] = (),
     trainer: str | None = None,
+    storage: Storage | None = None,
 ) -> Outcome:
     """Run what is missing, of variants named in `only` where that is given; failed cells once more up to `retries`.
 
     `say` is told of each cell that ends, `block` is called where all cells of a seed have. `trainer`, MODULE:FUNCTION,
-    trains in place of `worker.train`. Ctrl-C and SIGTERM stop it with everything saved; a second one acts at once.
-    Raises `RunError`.
+    trains in place of `worker.train`. With a `storage`, other machines that share the folder run it too. Ctrl-C and
+    SIGTERM stop it with everything saved; a second one acts at once. Raises `RunError`.
     """
     refuse_other_study(plan)
-    with claimed(plan.folder) as lock:
+    with claimed(plan.folder, storage is not None) as lock:
         note_asked(plan)
         stop, finished = Stop(), 0
+
+        def run_those(cells: Sequence[Cell], part: str, block: Callable[[], None]) -> int:
+            if storage is None:
+                parent = Parent(plan, listed(plan, cells, say), stop, say, block, lock=lock, trainer=trainer)
+                return parent.run()
+            shared = Shared(plan, cells, storage, say, part=part)
+            try:
+                parent = Parent(plan, shared, stop, say, block, lock=lock, trainer=trainer, guarded=True)
+                return parent.run()
+            finally:
+                shared.leave()
+
         with stop.listening():
             if plan.choosing:
                 cells = [cell for cell in plan.choosing if not only or {*only} & {*plan.whose(cell)}]
-                parent = Parent(plan, listed(plan, cells, say), stop, say, lock=lock, trainer=trainer)
-                finished = parent.run()
+                finished = run_those(cells, "-tuning", lambda: None)
                 plan = settled(plan)
             if stop.signal is None:
                 cells = [cell for cell in plan.cells if not only or {*only} & {*cell.variants}]
-                parent = Parent(plan, listed(plan, cells, say), stop, say, block, lock=lock, trainer=trainer)
-                finished += parent.run()
+                finished += run_those(cells, "", block)
         return Outcome(finished, failed_of(plan), stop.signal)
 
 
@@ -234,7 +248,10 @@ class Parent:
         *,
         lock: int | None = None,
         trainer: str | None = None,
+        guarded: bool = False,
     ) -> None:
+        """`lock` is a file that workers hold open too; `guarded` cells might be trained elsewhere at the same time."""
+        self.guarded = guarded or plan.study.running.processes > 1
         self.plan, self.queue, self.stop, self.say, self.block = plan, cells, stop, say, block
         self.lock, self.trainer = lock, trainer
         self.threads = threads_of(plan.study)
@@ -268,7 +285,7 @@ class Parent:
             execution["test"] = False
         record = replace(self.plan.begin(cell), threads=self.threads, machine=platform.node())
         recipe = {**cell.recipe.to_dict(), "data.path": self._data()}
-        lock = "" if self.lock is not None and running.processes == 1 else str(lock_of(self.plan, cell))
+        lock = str(lock_of(self.plan, cell)) if self.guarded else ""
         data, processes = self.plan.catalog.digest, running.processes
         return Job(recipe, str(cell.folder), asdict(record), execution, running.keep, data, processes, lock)
 
@@ -279,7 +296,8 @@ class Parent:
     def _start(self) -> _Worker:
         """A new worker process, of a session of its own: Ctrl-C comes to the parent alone."""
         self.started += 1
-        log = self.plan.folder / f"worker-{self.started}.log"
+        whose = f"{platform.node()}-{os.getpid()}-" if isinstance(self.queue, Shared) else ""
+        log = self.plan.folder / f"worker-{whose}{self.started}.log"
         env = dict(os.environ, OMP_NUM_THREADS=str(self.threads), PYTHONUNBUFFERED="1")
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
             env.pop(name, None)

@@ -76,8 +76,11 @@ def main() -> None:
     tell(ready=os.getpid())
     while (line := jobs.get()) is not None:
         job = Job(**json.loads(line))
-        with locked(Path(job.lock), Path(job.folder).name) if job.lock else contextlib.nullcontext():
-            ended = _cell(job, trainer)
+        try:
+            with locked(Path(job.lock), Path(job.folder).name) if job.lock else contextlib.nullcontext():
+                ended = _cell(job, trainer)
+        except RunError as error:
+            ended = {"status": "failed", "reason": str(error)}
         busy.clear()
         tell(**ended)
 

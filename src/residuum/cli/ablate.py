@@ -69,6 +69,9 @@ class Ablate:
     status: bool = False
     # only write the report of what is there; nothing is run
     report: bool = False
+    # address of a PostgreSQL database, postgresql://USER@HOST/DATABASE, that several machines share as a queue: start
+    # the same line on each, the study's folder on a disk that all of them have
+    storage: str | None = None
     # folder of the study; studies/NAME where left out
     out: Path | None = None
     # a published network in place of the one that goes with the data
@@ -117,7 +120,9 @@ _ELSEWHERE = ("plan", "status", "report", "only", "storage", "out")
 def run(command: Ablate, console: Console) -> int:
     """Plan, run, report; 3 where cells have failed, 130 or 143 where a signal stopped it."""
     from residuum.ablate.cells import collect, lay_out, refuse_other_study, settled
+    from residuum.ablate.shared import Storage
 
+    storage = None if command.storage is None else Storage(command.storage)
     plan = lay_out(_study(command), command.out)
     refuse_other_study(plan)
     names = _named(plan, command.only)
@@ -140,7 +145,7 @@ def run(command: Ablate, console: Console) -> int:
         if console.is_terminal:
             print_table(console, table(collect(settled(plan))))
 
-    outcome = run_cells(plan, lambda text: say(console, text), block, only=names)
+    outcome = run_cells(plan, lambda text: say(console, text), block, only=names, storage=storage)
     plan = settled(plan)
     found = collect(plan)
     if outcome.stopped_by is not None:
