@@ -378,7 +378,7 @@ def collect(plan: Plan) -> StudyResult:
         looks=question.looks,
         older=tuple(older),
         tuned=_tuned(plan),
-        about=_about(plan),
+        about=about(plan),
     )
 
 
@@ -443,7 +443,8 @@ def threads_of(study: Study) -> int:
     return max(1, cores // (study.running.workers * study.running.processes))
 
 
-def _about(plan: Plan) -> dict[str, str]:
+def about(plan: Plan) -> dict[str, str]:
+    """With what it is done: the study file and the line, versions, machine."""
     from residuum import __version__
     from residuum.devices import processor
 
@@ -477,9 +478,14 @@ def note_asked(plan: Plan) -> None:
     asked, seeds = read_asked(plan.folder), list(plan.study.question.seeds)
     if not asked or asked[-1] != seeds:
         write_text(plan.folder / ASKED, json.dumps([*asked, seeds]) + "\n", RunError)
-    write_text(plan.folder / OWNER, json.dumps(_owner(plan)) + "\n", RunError)
+    note_owner(plan)
     line = f"# {plan.study.line}\n" if plan.study.line else ""
     write_text(plan.folder / "study.toml", line + plan.study.text, RunError)
+
+
+def note_owner(plan: Plan) -> None:
+    """Write down whose folder it is; raises `RunError`."""
+    write_text(plan.folder / OWNER, json.dumps(_owner(plan)) + "\n", RunError)
 
 
 def _owner(plan: Plan) -> dict[str, str]:

@@ -260,7 +260,7 @@ def _field_and_values(flag: str, words: str) -> tuple[str, list[Any]]:
     name, sign, rest = words.partition("=")
     if not sign:
         raise ConfigError(f"{flag} is {quoted(words)}; it must be FIELD=VALUE,VALUE,... such as optimizer.lr=0.1,0.2")
-    return name, _values(rest)
+    return name, values_of(rest)
 
 
 def _tuning(table: dict[str, Any], metric: str) -> Tuning:
@@ -274,7 +274,7 @@ def _tuning(table: dict[str, Any], metric: str) -> Tuning:
     return Tuning({name: tuple(values) for name, values in fields.items()}, **usual | own)
 
 
-def _values(text: str) -> list[Any]:
+def values_of(text: str) -> list[Any]:
     """Values between commas, as TOML has them or else words; a list stands in brackets, None is a field left out."""
     found: list[Any] = []
     for word in map(str.strip, re.findall(r"(?:\[[^\]]*\]|[^,\[])+", text)):

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -49,6 +49,17 @@ class Ablate:
         tyro.conf.UseAppendAction,
         tyro.conf.arg(metavar="FIELD=VALUE,VALUE,...", help_behavior_hint="(default: none; may be repeated)"),
     ] = ()
+    # without a study file: field and the range in which good values are searched by the validation split, such as
+    # lr=log(0.01,1), model.dropout=uniform(0,0.5), epochs=int(5,20) or flip=none,random; given several times, together
+    search: Annotated[
+        tuple[str, ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(metavar="FIELD=RANGE", help_behavior_hint="(default: none; may be repeated)"),
+    ] = ()
+    # number of combinations of values that a search tries
+    trials: Annotated[int, AtLeast(1, 10_000)] = 40
+    # how a search goes: tpe learns from what it found, qmc fills the ranges evenly
+    sampler: Literal["tpe", "qmc"] = "tpe"
     # number of seeds, 0, 1, ...; more than before extend a study (default: the study's, or 5)
     seeds: Annotated[int | None, AtLeast(1)] = None
     # number that is compared (default: the study's, or test_accuracy)
@@ -122,6 +133,8 @@ def run(command: Ablate, console: Console) -> int:
     from residuum.ablate.cells import collect, lay_out, refuse_other_study, settled
     from residuum.ablate.shared import Storage
 
+    if command.search:
+        return _search(command, console)
     storage = None if command.storage is None else Storage(command.storage)
     plan = lay_out(_study(command), command.out)
     refuse_other_study(plan)
@@ -157,22 +170,65 @@ def run(command: Ablate, console: Console) -> int:
     return 3 if outcome.failed else 0
 
 
-def _study(command: Ablate) -> Study:
-    """The study of the file or of the flags, with what the line gives over it."""
+def _search(command: Ablate, console: Console) -> int:
+    """Search, and report; exit codes as of a study."""
+    from residuum.ablate.cells import about
+    from residuum.ablate.search import Search, lay_out_search, read_range, run_search, search_table, write_search
+    from residuum.report.tables import print_table
+
+    if command.read is not None or command.vary or command.tune or command.storage or command.only:
+        raise ConfigError("--search goes without a study file, --vary, --tune, --only and --storage: it is no study")
+    if command.status or command.report:
+        raise ConfigError(
+            "a search has no --status and no --report; its own line goes on with it and writes its report"
+        )
+    need("optuna", extra="ablate")
+    need("scipy.stats", extra="stats")
+    ranges = tuple(read_range(words) for words in command.search)
+    name = "-".join(one.field.rpartition(".")[2] for one in ranges)[:80]
+    how = {name: getattr(command, name) for name in ("workers", "threads", "processes") if getattr(command, name)}
+    search = Search(
+        name, _base(command), ranges, command.trials, command.seeds or 1, command.metric or "val_accuracy",
+        command.sampler, Running(**how), command.typed,
+    )  # fmt: skip
+    plan = lay_out_search(search, command.out)
+    if command.plan:
+        say(console, f"{search.trials * search.seeds:,} cells: {search.trials} trials, {search.seeds} seeds")
+        _estimate(plan, console, search.trials * search.seeds)
+        return 0
+    trials, outcome = run_search(plan, search, lambda text: say(console, text))
+    if outcome.stopped_by is not None:
+        say(console, "stopped and saved; the same line goes on with it")
+        return 128 + outcome.stopped_by
+    write_search(search, trials, plan.folder, about(plan))
+    print_table(console, search_table(search, trials, 10))
+    say(console, f"report in {plan.folder / 'report.html'}")
+    return 3 if outcome.failed else 0
+
+
+def _base(command: Ablate) -> dict[str, Any]:
+    """The fields that a recipe file and the line give."""
     values = command.recipe.to_dict()
     over: dict[str, Any] = {name: values[name] for name in command.given}
     if command.preset is not None:
         over["model.preset"] = command.preset
+    if command.read is not None:
+        return {**command.read.base, **over}
+    base = {} if command.file is None else read_recipe(command.file)
+    if command.file is not None and not command.file.endswith(".toml"):
+        base = {"recipe": command.file} | base
+    return base | over
+
+
+def _study(command: Ablate) -> Study:
+    """The study of the file or of the flags, with what the line gives over it."""
     asked = {name: getattr(command, name) for name in ("seeds", "metric", "margin") if getattr(command, name)}
     how = {name: getattr(command, name) for name in ("workers", "threads", "processes") if getattr(command, name)}
     study = command.read
     if study is None:
         if not command.vary:
             raise ConfigError("name a study file, or what is to vary: --vary model.attention=none,se")
-        base = {} if command.file is None else read_recipe(command.file)
-        if command.file is not None and not command.file.endswith(".toml"):
-            base = {"recipe": command.file} | base
-        made = from_flags(command.vary, base | over, Running(**how), asked, command.tune)
+        made = from_flags(command.vary, _base(command), Running(**how), asked, command.tune)
         return dataclasses.replace(made, line=command.typed)
     if command.vary or command.tune or command.file is not None:
         raise ConfigError("a study file says itself what varies; leave out --vary, --tune and --recipe")
@@ -180,7 +236,7 @@ def _study(command: Ablate) -> Study:
         study,
         question=dataclasses.replace(study.question, **asked),
         running=dataclasses.replace(study.running, **how),
-        base={**study.base, **over},
+        base=_base(command),
         line=command.typed,
     )
 
@@ -232,7 +288,7 @@ def _print_plan(plan: "Plan", console: Console) -> None:
         minutes = left * sum(seconds) / len(seconds) / running.workers / 60
         say(console, f"{left:,} cells are left, about {minutes:.1f} minutes, as those that are done took")
     else:
-        _estimate(plan, console)
+        _estimate(plan, console, len(plan.choosing) + len(plan.variants) * len(plan.study.question.seeds))
     _seeds_needed(found, console)
 
 
@@ -252,17 +308,15 @@ def _seeds_needed(found: "StudyResult", console: Console) -> None:
     )
 
 
-def _estimate(plan: "Plan", console: Console) -> None:
+def _estimate(plan: "Plan", console: Console, cells: int) -> None:
     """The time to expect, from the first steps of the base, which are taken and forgotten."""
     from residuum.train.estimate import estimate
     from residuum.train.execution import Execution
 
     running = plan.study.running
     execution = Execution(device=running.device, workers=running.readers, memory=running.memory)
-    first = plan.variants[0].name
-    recipe = plan.recipes[first] if first in plan.recipes else plan.tried[first][0][0]
+    recipe = recipe_of(plan.study.base, plan.variants[0].changes, plan.catalog)
     base = estimate(recipe, execution, catalog=plan.catalog)
-    cells = len(plan.choosing) + len(plan.variants) * len(plan.study.question.seeds)
     minutes = base.seconds * cells / running.workers / 60
     say(console, f"about {minutes:.1f} minutes, if all cells take as long as the base, {base.seconds:.1f} s")
 
