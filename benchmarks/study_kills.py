@@ -3,8 +3,8 @@
     python -m benchmarks.study_kills --kills 20
 
 Runs a study of 24 cells twice: once undisturbed, and once with SIGKILL for the command and its workers, all of them or
-some, after a random time, followed by the same line again. Prints what differs in what was found, but for times, and
-whether any step was taken again that had been saved.
+some, after a random number of steps, followed by the same line again. Prints what differs in what was found, but for
+times, and whether any step was taken again that had been saved.
 """
 
 import argparse
@@ -157,20 +157,26 @@ def kill_some(process: subprocess.Popen[bytes], chance: random.Random) -> None:
             one.kill()
 
 
-def disturbed(study: Path, out: Path, kills: int, longest: float, chance: random.Random) -> list[str]:
-    """Run a study to its end through so many kills; cells that were begun from nothing again after a save."""
+def _lines(out: Path) -> int:
+    log = Path(f"{out}.log")
+    return log.read_text(encoding="utf-8").count("step ") if log.exists() else 0
+
+
+def disturbed(study: Path, out: Path, kills: int, steps: int, chance: random.Random) -> list[str]:
+    """Run a study of so many steps to its end through so many kills; cells that were begun from nothing after a save.
+
+    Kills come after random numbers of steps, so that they are spread over the study on a machine of any speed.
+    """
     twice = []
     for _ in range(kills):
-        process = begin(study, out)
-        until = time.monotonic() + 60
-        while not (out / "worker-1.log").exists() and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.05)
-        time.sleep(chance.uniform(0, longest))
+        process, reached = begin(study, out), _lines(out) + chance.randrange(1, max(2 * steps // (kills + 1), 2))
+        while _lines(out) < reached and process.poll() is None:
+            time.sleep(0.02)
+        assert process.poll() is None, "the study ended before all kills had come"
+        time.sleep(chance.uniform(0, 0.1))
         before = begun(out)
-        if process.poll() is None:
-            kill_some(process, chance)
+        kill_some(process, chance)
         process.wait()
-        (out / "worker-1.log").unlink(missing_ok=True)
         after = begun(out)
         twice += [name for name, when in before.items() if after.get(name) != when]
     before = begun(out)
@@ -187,20 +193,20 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--longest", type=float, default=20.0, help="seconds that the command runs before a kill")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         study = root / "study.toml"
         study.write_text(STUDY.format(seeds=args.seeds, epochs=args.epochs), encoding="utf-8")
         assert begin(study, root / "alone").wait() == 0
-        twice = disturbed(study, root / "killed", args.kills, args.longest, random.Random(0))
+        usual = steps_of(root / "alone.log")
+        twice = disturbed(study, root / "killed", args.kills, usual.planned, random.Random(0))
         one, two = found(root / "alone"), found(root / "killed")
         unlike = [name for name in one if one[name] != two.get(name)]
         print(f"{len(one)} cells, {args.kills} kills: {len(unlike)} differ, {len(twice)} begun again after a save")
         same = results(root / "alone") == results(root / "killed")
         print(f"results.csv is {'the same' if same else 'another'} but for times")
-        usual, steps = (steps_of(root / f"{name}.log") for name in ("alone", "killed"))
+        steps = steps_of(root / "killed.log")
         print(
             f"{steps.taken:,} steps were taken for {usual.planned:,} planned ones; kills lost {steps.lost:,}, and "
             f"{steps.saved_before:,} that had been saved were taken again"

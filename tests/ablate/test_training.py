@@ -114,10 +114,30 @@ def test_finished_cells_keep_no_state_and_weights_only_where_asked(tiny, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_cell_trained_by_two_processes_has_the_weights_of_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
+    text = TINY.replace("batch_size = 256", "batch_size = 256\nnorm_batch = 128").replace('device = "auto"', "")
+    found = []
+    for processes in (1, 2):
+        plan = lay_out(Study.from_toml(f'{text}device = "cpu"\nprocesses = {processes}\n'), tmp_path / str(processes))
+        plan = replace(plan, study=replace(plan.study, question=replace(plan.study.question, seeds=(0,))))
+        assert run(plan, only=("a",)).failed == ()
+        found.append(collect(plan).at("a", 0))
+    assert found[0].key == found[1].key
+    assert found[0].weights == found[1].weights
+    assert found[0].correct == found[1].correct
+    assert "torchrun --standalone --nproc-per-node=2 -m residuum train" in found[1].command
+
+
+@pytest.mark.slow
 def test_a_study_that_is_killed_ends_as_one_that_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
     study = tmp_path / "study.toml"
     study.write_text(study_kills.STUDY.format(seeds=1, epochs=4), encoding="utf-8")
     run(lay_out(Study.read(study), tmp_path / "alone"))
-    assert study_kills.disturbed(study, tmp_path / "killed", 2, 6.0, random.Random(1)) == []
+    assert study_kills.disturbed(study, tmp_path / "killed", 2, 4 * 4 * 5, random.Random(1)) == []
+    steps = study_kills.steps_of(tmp_path / "killed.log")
+    assert steps.planned == 4 * 4 * 5
+    assert steps.taken <= steps.planned + steps.lost
+    assert steps.saved_before == 0
     assert study_kills.found(tmp_path / "killed") == study_kills.found(tmp_path / "alone")

@@ -30,7 +30,7 @@ from residuum.data.catalog import Catalog, scan
 from residuum.errors import ConfigError, ResiduumError, RunError, quoted
 from residuum.files import write_text
 from residuum.train import environment
-from residuum.train.recipe import Recipe
+from residuum.train.recipe import Recipe, differences
 from residuum.train.run import STATES, DataRecord, Run
 
 Cost = tuple[int, int]  # parameters, and MAC of an image
@@ -125,6 +125,11 @@ class Plan:
     def cells(self) -> tuple[Cell, ...]:
         """All cells whose recipe is known, in the order in which they are run."""
         return self.cells_of(self.recipes, self.study.question.seeds)
+
+    @cached_property
+    def usual(self) -> Recipe:
+        """What is trained on this data where nothing else is said."""
+        return Recipe.default(self.catalog)
 
     @cached_property
     def choosing(self) -> tuple[Cell, ...]:
@@ -405,7 +410,7 @@ def _result(plan: Plan, folder: Path, record: Record | None, variant: Variant | 
         weights=record.weights if record is not None else "",
         correct=tuple(bit == "1" for bit in record.correct) if record is not None and record.correct else None,
         reason=record.reason if record is not None and status in ("failed", "diverged") else "",
-        command=repeats(plan, folder),
+        command=repeats(plan, folder, None if cell is None else cell.recipe),
         history=tuple(rows),
     )
 
@@ -421,13 +426,19 @@ def _metrics(rows: Sequence[Mapping[str, Any]], record: Record | None, variant: 
     return found
 
 
-def repeats(plan: Plan, folder: Path) -> str:
-    """The line that trains a cell again by itself, as it was."""
+def repeats(plan: Plan, folder: Path, recipe: Recipe | None = None) -> str:
+    """The line that trains a cell again by itself, as it was.
+
+    A file cannot say that a field has no value, so the line says it where the data would give it one.
+    """
     processes = plan.study.running.processes
     line = ["torchrun", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else []
     line += ["residuum", "train", "--recipe", str(folder / "recipe.toml"), "--out", f"runs/{folder.name}"]
     if plan.study.running.device != "auto":
         line += ["--device", plan.study.running.device]
+    if recipe is not None:
+        none = [name for name, (_, own) in differences(plan.usual, recipe).items() if own is None]
+        line += [word for name in none for word in (f"--{name.replace('_', '-')}", "None")]
     threads = f"OMP_NUM_THREADS={threads_of(plan.study)} " if plan.device == "cpu" else ""
     return threads + shlex.join(line)
 

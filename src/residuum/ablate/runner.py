@@ -410,7 +410,7 @@ class Parent:
 
     def _tell_failed(self, cell: Cell, reason: str) -> None:
         self.queue.ended(cell, "failed")
-        self.say(f"{cell.name}: failed: {reason}; repeat it by:  {repeats(self.plan, cell.folder)}")
+        self.say(f"{cell.name}: failed: {reason}; repeat it by:  {repeats(self.plan, cell.folder, cell.recipe)}")
 
     def _end(self) -> None:
         """All workers save and end; a second signal kills them, and an error here too."""
