@@ -169,7 +169,7 @@ def disturbed(study: Path, out: Path, kills: int, steps: int, chance: random.Ran
     """
     twice = []
     for _ in range(kills):
-        process, reached = begin(study, out), _lines(out) + chance.randrange(1, max(2 * steps // (kills + 1), 2))
+        process, reached = begin(study, out), _lines(out) + chance.randrange(1, max(4 * steps // (3 * kills), 2))
         while _lines(out) < reached and process.poll() is None:
             time.sleep(0.02)
         assert process.poll() is None, "the study ended before all kills had come"
