@@ -154,3 +154,14 @@ def test_the_margin_and_what_is_asked_reach_the_result(six):
     assert found.margin == pytest.approx(0.005)
     assert found.looks == (2, 4)
     assert found.about["torch"] == plan.torch
+
+
+def test_the_line_that_repeats_a_cell_says_what_a_recipe_file_cannot(tmp_path, image_folder):
+    text = "design = 'list'\nseeds = 1\n[base]\ndata.path = '{}'\n[variant.a]\n[variant.b]\nclip = 1.0\n"
+    plan = planned(tmp_path, text.format(image_folder()))
+    assert all("None" not in cell.command for cell in collect(plan).cells)
+    usual = plan.usual.replace({"optimizer.clip": 1.0})
+    object.__setattr__(plan, "usual", usual)  # as if this data went with clipped gradients
+    lines = {cell.variant: cell.command for cell in collect(plan).cells}
+    assert lines["a"].endswith(" --optimizer.clip None")
+    assert "None" not in lines["b"]

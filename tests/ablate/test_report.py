@@ -50,12 +50,13 @@ def test_the_page_needs_nothing_else_and_is_small(text):
 
 def test_a_line_a_cell_in_full_precision(lines):
     found = shown()
-    assert len(lines) == len(found.cells) + len(found.older)
+    assert len(lines) == len(found.cells) + len(found.older) + len(found.tuned.cells)
     for line, one in zip(lines, found.cells, strict=False):
         assert (line["variant"], int(line["seed"]), line["status"]) == (one.variant, one.seed, one.status)
         for name, value in one.metrics.items():
             assert float(line[name]) == value
     assert [line["code"] for line in lines].count("older") == 1
+    assert [float(line["val_accuracy"]) for line in lines if line["code"] == "tuning"][:2] == [0.90, 0.91]
 
 
 def test_the_numbers_of_the_page_follow_from_the_lines(text, lines):
@@ -84,6 +85,14 @@ def test_failures_divergences_and_older_code_are_named_with_their_reason_and_lin
     assert "base, seed 0 older code" in said
     assert "1 of 6 diverged" in said
     assert "extended after its results had been seen" in said
+
+
+def test_what_was_tuned_is_shown_with_its_choice_and_its_plot(text):
+    said = words(text)
+    assert "base optimizer.lr = 0.2 94.50 ± 0.71 chosen" in said
+    assert "no SE optimizer.lr = 0.1 93.50 ± 0.71 chosen" in said
+    assert "with 5 variants, 2 seeds of their own that the study does not use" in said
+    assert "Means at 0.1, 0.2: base 90.5, 94.5; no SE 93.5, 91.5" in text
 
 
 def test_the_four_files_are_there_and_say_the_same_of_a_variant(folder, text):

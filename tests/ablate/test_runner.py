@@ -20,7 +20,7 @@ def from_the_root(monkeypatch):
 
 
 def go_wrong(plan, **cells):
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    (plan.folder / "cells").mkdir(parents=True, exist_ok=True)
     named = {name.replace("_", " "): how for name, how in cells.items()}
     (plan.folder / "wrong.json").write_text(json.dumps(named), encoding="utf-8")
 

@@ -35,7 +35,7 @@ def test_a_study_file_is_run_and_the_line_goes_over_it(command, tmp_path):
 
 def test_failures_give_exit_code_3_and_the_line_that_repeats_them(command, tmp_path):
     (tmp_path / "study.toml").write_text(SIX, encoding="utf-8")
-    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "cells").mkdir(parents=True)
     (tmp_path / "here" / "wrong.json").write_text('{"v2 0": "raises"}', encoding="utf-8")
     result = command("ablate", "study.toml", "--seeds", 1, "--out", "here")
     assert result.code == 3
@@ -90,11 +90,37 @@ def test_a_wrong_variant_among_many_is_refused_before_anything_runs(refused, tmp
         (["ablate", "--vary", "model.attention"], "it must be FIELD=VALUE"),
         (["ablate", "--vary", "model.atention=none,se"], "did you mean"),
         ([*FLAGS, "--vary", "loss.label_smoothing=0.2,0.3"], "both set"),
+        ([*FLAGS, "--storage", "sqlite:///study.db"], "SQLite file, which several machines cannot share"),
+        ([*FLAGS, "--tune", "lr=0.1"], "two or more unlike values"),
+        ([*FLAGS, "--tune", "lr=0.1,-1"], "with lr=-1: optimizer.lr is -1"),
+        ([*FLAGS, "--processes", 3], "cannot be shared by 3 processes"),
+        ([*FLAGS, "--search", "lr=log(0.1,1)"], "--search goes without"),
+        (["ablate", "--search", "lr=log(0,1)"], "two numbers above 0"),
+        (["ablate", "--search", "lr=log(0.1,1)", "--metric", "test_accuracy"], "goes by val_accuracy or val_loss"),
     ],
 )
 def test_a_wrong_line_is_refused_in_a_sentence(refused, tmp_path, line, said):
     assert said in refused(*line)
     assert not (tmp_path / "studies").exists()
+
+
+def test_a_folder_of_another_study_or_of_something_else_is_refused(command, refused, tmp_path):
+    assert command(*FLAGS[:3], "--seeds", 1, "--threads", 1, "--out", "here").code == 0
+    (tmp_path / "other.toml").write_text(SIX, encoding="utf-8")
+    before = sorted(path.name for path in (tmp_path / "here" / "cells").iterdir())
+    said = refused("ablate", "other.toml", "--out", "here")
+    assert "holds the study 'label_smoothing' of 'digits', and this one is 'six' of 'digits'" in said
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    assert "'full' is not empty and holds no study" in refused("ablate", "other.toml", "--out", "full")
+    assert sorted(path.name for path in (tmp_path / "here" / "cells").iterdir()) == before
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
+def test_a_report_of_flags_shows_the_whole_line(command, tmp_path):
+    assert command(*FLAGS[:3], "--seeds", 1, "--epochs", 3).code == 0
+    text = (tmp_path / "studies" / "label_smoothing" / "report.html").read_text(encoding="utf-8")
+    assert "residuum ablate --epochs=3 --vary=loss.label_smoothing=0.0,0.1 --seeds=1" in text
 
 
 def test_a_factor_that_stands_twice_on_the_line_makes_all_combinations(command):

@@ -17,7 +17,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from residuum.ablate.factorial import Effect, effects, shapley
-from residuum.ablate.results import CellResult, StudyResult, Variant
+from residuum.ablate.results import CellResult, StudyResult, Tried, Tuned, Variant
 from residuum.ablate.statistics import Comparison, compare, complete, level, lower_is_better, noise, values, verdict
 from residuum.errors import RunError
 from residuum.evaluation.seeds import Interval, mean_of
@@ -160,6 +160,7 @@ def page(result: StudyResult) -> Page:
         *([effect] if effect and before else []),
         Section("Variants", _noise(result), charts, (table(result), *_changes(result))),
         *([effect] if effect and not before else []),
+        *_tuning(result),
         *_others(result),
         *_section("Cost", "The dashed line joins variants that none beats in both (Pareto).", _costs(result, by_seed)),
         *_section("Learning curves", "Means over seeds; shaded: one standard deviation of a run.", _curves(result)),
@@ -168,8 +169,9 @@ def page(result: StudyResult) -> Page:
         Section("Cells", tables=(_cells(result),)),
         Section("How it was done", _how(result, len(comparisons)), listing=result.about.get("study", "")),
     )
-    details = {name: text for name, text in result.about.items() if name != "study"}
-    return Page(f"Study {result.name}", about, "", details, tuple(cards), sections)
+    details = {name: text for name, text in result.about.items() if name not in ("study", "command")}
+    command = result.about.get("command", "")
+    return Page(f"Study {result.name}", about, command, details, tuple(cards), sections)
 
 
 def _said(one: Comparison) -> str:
@@ -192,9 +194,8 @@ def _changes(result: StudyResult) -> Iterator[Table]:
         return ", ".join(f"{name} = {value}" for name, value in values.items()) or "-"
 
     headings = ("variant", "fields", "tuned")[: 3 if result.tuned else 2]
-    rows = (
-        (v.name, fields(v.changes), fields(result.tuned.get(v.name, {})))[: len(headings)] for v in _base_first(result)
-    )
+    chosen = {v.name: {} if result.tuned is None else result.tuned.chosen(v.name) for v in result.variants}
+    rows = ((v.name, fields(v.changes), fields(chosen[v.name]))[: len(headings)] for v in _base_first(result))
     if any(variant.changes for variant in result.variants) or result.tuned:
         yield Table("What the variants are", headings, tuple(rows))
 
@@ -315,6 +316,85 @@ def _others(result: StudyResult) -> Iterator[Section]:
         yield Section("Other metrics", "Shown, not tested: no verdict counts them.", tables=tuple(tables))
 
 
+def _tuning(result: StudyResult) -> Iterator[Section]:
+    """What was tried for each variant, what was chosen, and how the metric goes with each field."""
+    tuned = result.tuned
+    if tuned is None:
+        return
+    by_variant = {v.name: [one for one in tuned.tried if one.variant == v.name] for v in _base_first(result)}
+    rows = [
+        (name, _words(one.values), _spread(tuned.metric, one.found),
+         f"{one.diverged} diverged" if one.diverged else "", "chosen" if one.chosen else "")
+        for name, tried in by_variant.items() for one in tried
+    ]  # fmt: skip
+    headings = ("variant", "values", f"{_named(tuned.metric)}, mean ± sd", "", "choice")
+    runs = f"{len(by_variant)} variants, {len(tuned.seeds)} seeds of their own"
+    text = (
+        f"Alike for every variant, before any cell of the study: each combination of values was trained with "
+        f"{runs} that the study does not use, and judged by {_named(tuned.metric)} after the last epoch; these cells "
+        "look at no test image. The best mean is chosen, of two alike the one with the lower loss."
+    )
+    edges = [f"{name} of {variant}" for variant, name in _at_the_edge(by_variant)]
+    if edges:
+        text += f" At the end of what was tried: {', '.join(edges)}; values beyond it may be better."
+    if result.metric.startswith("val_"):
+        text += " The study is judged on the very images that values were chosen on."
+    charts = tuple(chart for name in _fields_tried(tuned) for chart in _isolated(tuned, by_variant, name))
+    yield Section("Tuning", text, charts, (Table("What was tried", headings, tuple(rows)),))
+
+
+def _fields_tried(tuned: Tuned) -> list[str]:
+    return list(tuned.tried[0].values) if tuned.tried else []
+
+
+def _values_tried(tried: Sequence[Tried], name: str) -> list[Any]:
+    found: list[Any] = []
+    for one in tried:
+        if one.values[name] not in found:
+            found.append(one.values[name])
+    return found
+
+
+def _at_the_edge(by_variant: Mapping[str, Sequence[Tried]]) -> Iterator[tuple[str, str]]:
+    """Variants and fields whose chosen number is the smallest or the largest of three or more."""
+    for variant, tried in by_variant.items():
+        for one in tried:
+            for name, value in one.values.items() if one.chosen else ():
+                numbers = _values_tried(tried, name)
+                plain = all(isinstance(number, int | float) for number in numbers)
+                if plain and len(numbers) > 2 and value in (min(numbers), max(numbers)):
+                    yield variant, name
+
+
+def _isolated(tuned: Tuned, by_variant: Mapping[str, Sequence[Tried]], name: str) -> Iterator[Chart]:
+    """The metric over the values of one field, the other fields each time at their best; a line a variant."""
+    scale, best = _scale(tuned.metric)[0], min if lower_is_better(tuned.metric) else max
+    values = _values_tried(next(iter(by_variant.values())), name)
+    if all(isinstance(value, int | float) for value in values):
+        values.sort()
+    lines = []
+    for (variant, tried), colour in zip(by_variant.items(), PALETTE, strict=False):
+        places = []
+        for place, value in enumerate(values):
+            found = [mean(one.found.values()) for one in tried if one.values[name] == value and one.found]
+            if found:
+                places.append((float(place), scale * best(found)))
+        if places:
+            lines.append(Line(variant, places, colour))
+    if lines:
+        said = "; ".join(f"{line.name} {', '.join(f'{y:.4g}' for _, y in line.places)}" for line in lines)
+        ticks = [str(value) for value in values]
+        others = ", others at their best" if len(_fields_tried(tuned)) > 1 else ""
+        yield line_chart(
+            f"{_named(tuned.metric)} over {name}{others}", lines, x=name, y=_axis(tuned.metric, False), ticks=ticks,
+            description=f"Means at {', '.join(ticks)}: {said}",
+        )  # fmt: skip
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in values.items())
+
+
 def _costs(result: StudyResult, by_seed: Mapping[str, Mapping[int, float]]) -> list[Chart]:
     seconds = values(result, "seconds")
     costs = {
@@ -387,6 +467,8 @@ def _troubles(result: StudyResult) -> Iterator[Section]:
     kinds: list[tuple[str, CellResult]] = [
         (cell.status, cell) for cell in result.cells if cell.status in ("failed", "diverged")
     ]
+    if result.tuned is not None:
+        kinds += [(f"{c.status} in tuning", c) for c in result.tuned.cells if c.status in ("failed", "diverged")]
     kinds += [("older code", cell) for cell in result.older]
     if kinds:
         rows = tuple((_label(cell), kind, cell.reason or "-", cell.command or "-") for kind, cell in kinds)
@@ -417,10 +499,11 @@ def _how(result: StudyResult, comparisons: int) -> str:
         result.extended and not result.looks
     )
     alpha = level(result)
+    tuned = " Values were tuned for every variant alike, as said above." * (result.tuned is not None)
     return (
         f"Decided beforehand: {_named(result.metric)} of the last epoch is tested, {len(result.seeds)} seeds, margin "
-        f"{margin}, {looks}.{extended} Differences are of pairs with the same seed, their intervals Student's, which "
-        f"hold {100 * (1 - alpha):.4g} %, each by itself. Over the {comparisons} comparisons p is adjusted by Holm; "
+        f"{margin}, {looks}.{extended}{tuned} Differences are of pairs with the same seed, their intervals Student's, "
+        f"which hold {100 * (1 - alpha):.4g} %, each by itself. Over {comparisons} comparisons p is adjusted by Holm; "
         f"better and worse are said below {alpha:.4g}. Same within the margin: the interval of "
         f"{100 * (1 - 2 * alpha):.4g} % lies in it. An interval speaks of new seeds on these test images; the one for "
         "new images adds their variance. Every number follows from results.csv, which has a line a cell."
@@ -477,6 +560,7 @@ def _csv(result: StudyResult) -> str:
     """A line a cell: what it is, the level of each factor, every metric as Python writes it."""
     variants = {variant.name: variant for variant in result.variants}
     both = [*((cell, "current") for cell in result.cells), *((cell, "older") for cell in result.older)]
+    both += [(cell, "tuning") for cell in result.tuned.cells] if result.tuned is not None else []
     factors = list(dict.fromkeys(f for variant in result.variants for f in variant.levels))
     sizes = ("parameters", "macs")
     metrics = sorted({name for cell, _ in both for name in cell.metrics} - {*sizes})

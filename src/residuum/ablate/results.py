@@ -43,6 +43,34 @@ class CellResult:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A combination of nuisance values that was tried for a variant, and the tuned metric by seed.
+
+    `found` leaves out seeds whose cell is not done; `diverged` counts those whose loss became no number.
+    """
+
+    variant: str
+    values: Mapping[str, Any]
+    found: Mapping[int, float]
+    diverged: int = 0
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How nuisance values were chosen: all that was tried, over which seeds, by which metric."""
+
+    metric: str
+    seeds: tuple[int, ...]
+    tried: tuple[Tried, ...]
+    cells: tuple[CellResult, ...] = ()
+
+    def chosen(self, variant: str) -> Mapping[str, Any]:
+        """The values that a variant is trained with; none as long as they are not known."""
+        return next((one.values for one in self.tried if one.variant == variant and one.chosen), {})
+
+
+@dataclass(frozen=True)
 class StudyResult:
     """A study as far as it is: `base` is the name of the variant that the others are compared with.
 
@@ -62,7 +90,7 @@ class StudyResult:
     extended: bool = False
     looks: tuple[int, ...] = ()
     older: tuple[CellResult, ...] = ()
-    tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # variant to its chosen nuisance values
+    tuned: Tuned | None = None
     about: Mapping[str, str] = field(default_factory=dict)  # versions, machine, the study file as run
 
     def at(self, variant: str, seed: int) -> CellResult | None:

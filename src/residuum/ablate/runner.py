@@ -14,21 +14,32 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
-from residuum.ablate.cells import Cell, Plan, collect, note_asked, threads_of
-from residuum.ablate.results import CellResult
+from residuum.ablate.cells import (
+    LOCK,
+    Cell,
+    Plan,
+    Record,
+    is_over,
+    note_asked,
+    refuse_other_study,
+    repeats,
+    settled,
+    threads_of,
+)
+from residuum.ablate.locks import WAIT, try_lock
+from residuum.ablate.shared import Shared, Storage
 from residuum.ablate.worker import Job, leave_recipe
 from residuum.errors import RunError, quoted, shortened
 from residuum.train.processes import Stop, has_ended
 
-LOCK = "lock"
-WAIT = 60.0  # seconds that workers of a parent that was killed may take to save and end
 _TICK = 0.2
+_SEVERAL = "several"
+TAKEN = "taken"
 _STARTS = 3  # how often a worker may die before it is ready
 
 
@@ -37,8 +48,54 @@ class Outcome:
     """How a call ended: cells that it finished, those that failed now or have before, the signal that stopped it."""
 
     finished: int = 0
-    failed: tuple[CellResult, ...] = ()
+    failed: tuple[Cell, ...] = ()
     stopped_by: int | None = None
+
+
+class Queue(Protocol):
+    """Where a parent's cells come from. `total` is how many cells are to be run, as far as that is known."""
+
+    total: int
+
+    def take(self, busy: int) -> Cell | None:
+        """The next cell to begin while so many are trained here, if there is one now."""
+
+    def back(self, cell: Cell) -> None:
+        """A cell that was taken and not begun."""
+
+    def ended(self, cell: Cell, status: str) -> None:
+        """How a cell that was taken has ended: done, diverged, failed, or stopped before its end."""
+
+    def taken_away(self) -> Sequence[Cell]:
+        """Cells that are trained here and should no longer be."""
+
+    def waits(self) -> bool:
+        """Whether more may come though there is nothing now and nothing is trained here."""
+
+
+class Listed:
+    """Cells known from the start; those that ran out of memory come last and have the machine to themselves."""
+
+    def __init__(self, cells: Sequence[Cell], alone: Sequence[Cell] = ()) -> None:
+        self._together, self._alone = list(cells), list(alone)
+        self.total = len(cells) + len(alone)
+
+    def take(self, busy: int) -> Cell | None:
+        if self._together:
+            return self._together.pop(0)
+        return self._alone.pop(0) if self._alone and not busy else None
+
+    def back(self, cell: Cell) -> None:
+        self._together.insert(0, cell)
+
+    def ended(self, cell: Cell, status: str) -> None:
+        pass
+
+    def taken_away(self) -> Sequence[Cell]:
+        return ()
+
+    def waits(self) -> bool:
+        return False
 
 
 @dataclass
@@ -70,11 +127,11 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[int]:
+def claimed(folder: Path, shared: bool = False) -> Iterator[int]:
     """Hold a study's lock, a file descriptor that workers inherit; raises `RunError` where another process has it.
 
     The system releases it when the last of parent and workers has ended, however they end. Where workers of a parent
-    that was killed are still saving, it waits for them.
+    that was killed are still saving, it waits for them. With `shared`, others may hold it that share it too.
     """
     try:
         (folder / "cells").mkdir(parents=True, exist_ok=True)
@@ -83,47 +140,33 @@ def claimed(folder: Path) -> Iterator[int]:
         raise RunError(f"the study's folder {quoted(str(folder))} cannot be made: {error.strerror}") from None
     try:
         until = time.monotonic() + WAIT
-        while not _lock(lock):
-            other = _holder(lock)
+        while not try_lock(lock, shared):
+            text = _holder(lock)
+            other = int(text) if text.isdigit() else None
             if time.monotonic() > until or (other not in (None, os.getpid()) and not has_ended(other)):
+                who = "on several machines" if text == _SEVERAL else f"by process {other or 'unknown'}"
                 raise RunError(
-                    f"the study in {quoted(str(folder))} is being run by process {other or 'unknown'}; wait for it, or "
-                    "stop it, or look by --status"
+                    f"the study in {quoted(str(folder))} is being run {who}; wait for it, or stop it, or look by "
+                    "--status"
                 )
             time.sleep(_TICK)
         os.ftruncate(lock, 0)
         os.lseek(lock, 0, os.SEEK_SET)
-        os.write(lock, str(os.getpid()).encode())
+        os.write(lock, _SEVERAL.encode() if shared else str(os.getpid()).encode())
         yield lock
     finally:
         with contextlib.suppress(OSError):
             os.close(lock)
 
 
-def _lock(lock: int) -> bool:
-    """Whether this process has the lock now."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: of one byte far behind what is written, as locked bytes cannot be read there
-        import msvcrt
-
-        try:
-            os.lseek(lock, 2**20, os.SEEK_SET)
-            msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _holder(lock: int) -> int | None:
+def _holder(lock: int) -> str:
     os.lseek(lock, 0, os.SEEK_SET)
-    text = os.read(lock, 32)
-    return int(text) if text.isdigit() else None
+    return os.read(lock, 32).decode(errors="replace")
+
+
+def lock_of(plan: Plan, cell: Cell) -> Path:
+    """The file that is locked while a cell is trained, where the study's own lock does not see to that."""
+    return plan.folder / "locks" / cell.folder.name
 
 
 # -- handing out -------------------------------------------------------------------------------------------------------
@@ -136,87 +179,115 @@ def run(
     *,
     only: Sequence[str] = (),
     trainer: str | None = None,
+    storage: Storage | None = None,
 ) -> Outcome:
     """Run what is missing, of variants named in `only` where that is given; failed cells once more up to `retries`.
 
     `say` is told of each cell that ends, `block` is called where all cells of a seed have. `trainer`, MODULE:FUNCTION,
-    trains in place of `worker.train`. Ctrl-C and SIGTERM stop it with everything saved; a second one acts at once.
-    Raises `RunError`.
+    trains in place of `worker.train`. With a `storage`, other machines that share the folder run it too. Ctrl-C and
+    SIGTERM stop it with everything saved; a second one acts at once. Raises `RunError`.
     """
-    with claimed(plan.folder) as lock:
+    refuse_other_study(plan)
+    with claimed(plan.folder, storage is not None) as lock:
         note_asked(plan)
-        parent = _Parent(plan, say, block, lock, trainer, only)
-        with parent.stop.listening():
-            parent.run()
-        failed = [cell for cell in collect(plan).cells if cell.status == "failed"]
-        return Outcome(parent.finished, tuple(failed), parent.stop.signal)
+        stop, finished = Stop(), 0
+
+        def run_those(cells: Sequence[Cell], part: str, block: Callable[[], None]) -> int:
+            if storage is None:
+                parent = Parent(plan, listed(plan, cells, say), stop, say, block, lock=lock, trainer=trainer)
+                return parent.run()
+            shared = Shared(plan, cells, storage, say, part=part)
+            try:
+                parent = Parent(plan, shared, stop, say, block, lock=lock, trainer=trainer, guarded=True)
+                return parent.run()
+            finally:
+                shared.leave()
+
+        with stop.listening():
+            if plan.choosing:
+                cells = [cell for cell in plan.choosing if not only or {*only} & {*plan.whose(cell)}]
+                finished = run_those(cells, "-tuning", lambda: None)
+                plan = settled(plan)
+            if stop.signal is None:
+                cells = [cell for cell in plan.cells if not only or {*only} & {*cell.variants}]
+                finished += run_those(cells, "", block)
+        return Outcome(finished, failed_of(plan), stop.signal)
 
 
-class _Parent:
+def failed_of(plan: Plan) -> tuple[Cell, ...]:
+    """The cells that have failed, now or before, those that values are tuned by among them."""
+    records = ((cell, Record.read(cell.folder)) for cell in (*plan.choosing, *plan.cells))
+    return tuple(cell for cell, record in records if record is not None and record.status == "failed")
+
+
+def listed(plan: Plan, cells: Sequence[Cell], say: Callable[[str], None]) -> Listed:
+    """Those of the cells that are still to be run; says which have failed too often."""
+    together: list[Cell] = []
+    alone: list[Cell] = []
+    for cell in cells:
+        record = plan.begin(cell)
+        if is_over(cell, record):
+            continue
+        if record.failures > plan.study.running.retries:
+            say(f"{cell.name} has failed {record.failures} times and is not tried again: {record.reason}")
+            continue
+        (alone if record.alone else together).append(cell)
+    return Listed(together, alone)
+
+
+class Parent:
     """The life of one call: cells to come, workers, the signal that has come."""
 
     def __init__(
         self,
         plan: Plan,
+        cells: Queue,
+        stop: Stop,
         say: Callable[[str], None],
-        block: Callable[[], None],
-        lock: int,
-        trainer: str | None,
-        only: Sequence[str],
+        block: Callable[[], None] = lambda: None,
+        *,
+        lock: int | None = None,
+        trainer: str | None = None,
+        guarded: bool = False,
     ) -> None:
-        self.plan, self.say, self.block, self.lock, self.trainer = plan, say, block, lock, trainer
+        """`lock` is a file that workers hold open too; `guarded` cells might be trained elsewhere at the same time."""
+        self.guarded = guarded or plan.study.running.processes > 1
+        self.plan, self.queue, self.stop, self.say, self.block = plan, cells, stop, say, block
+        self.lock, self.trainer = lock, trainer
         self.threads = threads_of(plan.study)
         self.finished = 0
-        self.stop = Stop()
         self.events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self.workers: list[_Worker] = []
         self.started = self.stillborn = 0
-        self.together, self.alone = self._to_do(only)
-        self.total = len(self.together) + len(self.alone)
-        self.left = Counter(cell.seed for cell in (*self.together, *self.alone))
 
-    def _to_do(self, only: Sequence[str]) -> tuple[list[Cell], list[Cell]]:
-        """Cells that are run beside others, and those that ran out of memory and get the machine to themselves."""
-        status = {(cell.key, cell.status) for cell in collect(self.plan).cells}
-        together: list[Cell] = []
-        alone: list[Cell] = []
-        for cell in self.plan.cells:
-            if (cell.key, "done") in status or (cell.key, "diverged") in status:
-                continue
-            if only and not set(only) & set(cell.variants):
-                continue
-            record = self.plan.begin(cell)
-            if record.failures > self.plan.study.running.retries:
-                self.say(f"{cell.name} has failed {record.failures} times and is not tried again: {record.reason}")
-                continue
-            (alone if record.alone else together).append(cell)
-        return together, alone
-
-    def run(self) -> None:
+    def run(self) -> int:
+        """Run cells until there are no more, or a signal comes; how many it finished."""
         try:
             while self.stop.signal is None and self._hand_out():
                 self._hear()
         finally:
             self._end()
+        return self.finished
 
     def _hand_out(self) -> bool:
         """Give cells to workers that have none; whether there is anything to wait for."""
-        busy = [worker for worker in self.workers if worker.cell is not None]
-        queued = self.together or ([] if busy else self.alone)
-        room = self.plan.study.running.workers if self.together else 1
-        while queued and len(busy) < room:
+        busy = sum(worker.cell is not None for worker in self.workers)
+        while busy < self.plan.study.running.workers and (cell := self.queue.take(busy)) is not None:
             worker = next((w for w in self.workers if w.cell is None), None) or self._start()
-            cell = queued.pop(0)
             worker.give(cell, self._job(cell))
-            busy.append(worker)
-        return bool(busy)
+            busy += 1
+        return bool(busy) or self.queue.waits()
 
     def _job(self, cell: Cell) -> Job:
         running = self.plan.study.running
         execution = {"device": running.device, "workers": running.readers, "memory": running.memory}
+        if cell.choosing:
+            execution["test"] = False
         record = replace(self.plan.begin(cell), threads=self.threads, machine=platform.node())
         recipe = {**cell.recipe.to_dict(), "data.path": self._data()}
-        return Job(recipe, str(cell.folder), asdict(record), execution, running.keep, self.plan.catalog.digest)
+        lock = str(lock_of(self.plan, cell)) if self.guarded else ""
+        data, processes = self.plan.catalog.digest, running.processes
+        return Job(recipe, str(cell.folder), asdict(record), execution, running.keep, data, processes, lock)
 
     def _data(self) -> str:
         name = self.plan.catalog.name
@@ -225,13 +296,18 @@ class _Parent:
     def _start(self) -> _Worker:
         """A new worker process, of a session of its own: Ctrl-C comes to the parent alone."""
         self.started += 1
-        log = self.plan.folder / f"worker-{self.started}.log"
+        whose = f"{platform.node()}-{os.getpid()}-" if isinstance(self.queue, Shared) else ""
+        log = self.plan.folder / f"worker-{whose}{self.started}.log"
         env = dict(os.environ, OMP_NUM_THREADS=str(self.threads), PYTHONUNBUFFERED="1")
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
             env.pop(name, None)
         if self.trainer is not None:
             env["RESIDUUM_TRAINER"] = self.trainer
-        how: dict[str, Any] = {} if os.name == "nt" else {"start_new_session": True, "pass_fds": (self.lock,)}
+        how: dict[str, Any] = (
+            {}
+            if os.name == "nt"
+            else {"start_new_session": True, "pass_fds": () if self.lock is None else (self.lock,)}
+        )
         with log.open("w", encoding="utf-8") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "residuum.ablate.worker"],  # no module of the working directory
@@ -264,8 +340,11 @@ class _Parent:
         for worker in self.workers:
             late = worker.ready and time.monotonic() - worker.since > limit if limit else False
             if late and worker.cell is not None and not worker.reason:
-                worker.reason = f"it took longer than {self.plan.study.running.timeout}"
-                worker.process.kill()
+                self._kill(worker, f"it took longer than {self.plan.study.running.timeout}")
+        gone = {cell.key for cell in self.queue.taken_away()}
+        for worker in self.workers:
+            if worker.cell is not None and worker.cell.key in gone and not worker.reason:
+                self._kill(worker, TAKEN)
 
     def _take(self, worker: _Worker, told: dict[str, Any] | None) -> None:
         cell = worker.cell
@@ -276,9 +355,10 @@ class _Parent:
                 self.stillborn += 1
                 if self.stillborn == _STARTS or cell is None:
                     raise RunError(f"a worker cannot be started: {_death(worker)}")
-                self.together.insert(0, cell)
+                self.queue.back(cell)
+            elif cell is not None and worker.reason == TAKEN:
+                self.say(f"{cell.name}: taken over by another machine")
             elif cell is not None and self.stop.signal is None:
-                self.left[cell.seed] -= 1
                 self._failed(
                     cell, worker.reason or _death(worker), not worker.reason and worker.process.returncode == -9
                 )
@@ -290,22 +370,35 @@ class _Parent:
         if cell is None or status is None or worker.reason:  # it has come up, or is being killed
             return
         worker.cell = None
-        self.left[cell.seed] -= 1
         seconds = f"{time.monotonic() - worker.since:.1f} s"
         if status == "done":
             self.finished += 1
-            self.say(f"{self.finished} of {self.total}  {cell.name}: done in {seconds}")
+            self.queue.ended(cell, status)
+            self.say(f"{self.finished} of {self.queue.total}  {cell.name}: done in {seconds}")
         elif status == "diverged":
             self.finished += 1
-            self.say(f"{self.finished} of {self.total}  {cell.name}: diverged: {told['reason']}")
+            self.queue.ended(cell, status)
+            self.say(f"{self.finished} of {self.queue.total}  {cell.name}: diverged: {told['reason']}")
         elif status == "failed":
             self._tell_failed(cell, told["reason"])
             worker.let_go()  # what an error leaves of a process is not worked with
             self.workers.remove(worker)
         elif self.stop.signal is None:
             self._failed(cell, "its process was told to end by another one")
-        if not self.left[cell.seed] and any(self.left.values()):
+        else:
+            self.queue.ended(cell, status)
+        if not self._waiting(cell.seed) and self._waiting():
             self.block()
+
+    def _waiting(self, seed: int | None = None) -> bool:
+        """Whether a cell of a seed, or of any, has not ended."""
+        cells = (cell for cell in self.plan.cells if seed in (None, cell.seed))
+        return any(self.plan.begin(cell).status == "waiting" for cell in cells)
+
+    def _kill(self, worker: _Worker, reason: str) -> None:
+        """End a worker at once, and the processes that it has started."""
+        worker.reason = reason
+        kill_with_children(worker.process.pid)
 
     def _failed(self, cell: Cell, reason: str, alone: bool = False) -> None:
         """Write down what a worker no longer could."""
@@ -316,8 +409,8 @@ class _Parent:
         self._tell_failed(cell, reason)
 
     def _tell_failed(self, cell: Cell, reason: str) -> None:
-        found = next(result for result in collect(self.plan).cells if result.key == cell.key)
-        self.say(f"{cell.name}: failed: {reason}; repeat it by:  {found.command}")
+        self.queue.ended(cell, "failed")
+        self.say(f"{cell.name}: failed: {reason}; repeat it by:  {repeats(self.plan, cell.folder, cell.recipe)}")
 
     def _end(self) -> None:
         """All workers save and end; a second signal kills them, and an error here too."""
@@ -329,8 +422,21 @@ class _Parent:
         finally:
             for worker in self.workers:
                 if worker.process.poll() is None:
-                    worker.process.kill()
+                    kill_with_children(worker.process.pid)
                     worker.process.wait()
+
+
+def kill_with_children(process: int) -> None:
+    """SIGKILL for a process and all that it has started, or what the system has in its place."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        one = psutil.Process(process)
+        children = one.children(recursive=True)
+        one.kill()
+        for child in children:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
 
 
 def _death(worker: _Worker) -> str:

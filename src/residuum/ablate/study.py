@@ -32,6 +32,7 @@ METRICS = (
     "images_per_second", "peak_memory", "parameters", "macs",
 )  # fmt: skip
 MOST_VARIANTS, MOST_SEEDS = 1000, 10_000
+TUNING_SEEDS = 10**9  # the first seed of those that values are tuned with, far from those of a study
 _OWN = ("seed", "data.path")  # what no variant may change: a study has its seeds, and one set of data
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -74,6 +75,8 @@ class Running:
 
     # number of cells at once
     workers: Annotated[int, AtLeast(1, 1024)] = 1
+    # number of processes that train a cell together, started by torchrun
+    processes: Annotated[int, AtLeast(1, 1024)] = 1
     # threads of each on the CPU; where left out the cores are shared out
     threads: Annotated[int | None, AtLeast(1, 4096)] = None
     # cpu, cuda, cuda:1, ...; auto is the accelerator if there is one
@@ -105,6 +108,40 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """Nuisance fields, tried alike for every variant on images that are held out, with seeds of their own.
+
+    `fields` has the values of each by its dotted name; all combinations are tried. Raises `ConfigError`.
+    """
+
+    fields: Mapping[str, tuple[Any, ...]]
+    # seeds of each combination; a number stands for so many that no study has by itself
+    seeds: Annotated[tuple[int, ...], AtLeast(0, 2**63 - 1)] = (TUNING_SEEDS, TUNING_SEEDS + 1)
+    # number by which the best combination is chosen
+    metric: Literal["val_accuracy", "val_loss"] = "val_accuracy"
+
+    def __post_init__(self) -> None:
+        number: Any = self.seeds
+        if type(number) is int and 1 <= number <= MOST_SEEDS:
+            object.__setattr__(self, "seeds", tuple(range(TUNING_SEEDS, TUNING_SEEDS + number)))
+        if self.metric not in ("val_accuracy", "val_loss"):
+            raise ConfigError(f"tune.metric is {quoted(self.metric)}; it must be val_accuracy or val_loss")
+        known = self.seeds if isinstance(self.seeds, list | tuple) else ()
+        if not known or len(set(known)) != len(known) or any(type(s) is not int or not 0 <= s < 2**63 for s in known):
+            raise ConfigError(f"tune.seeds is {quoted(number)}; it must be a number of seeds, or a list of unlike ones")
+        object.__setattr__(self, "seeds", tuple(known))
+        if not self.fields:
+            raise ConfigError("[tune] names no field; give one with the values to try, such as lr = [0.05, 0.1, 0.2]")
+        if math.prod(len(values) for values in self.fields.values()) > MOST_VARIANTS:
+            raise ConfigError(f"[tune] makes more than {MOST_VARIANTS:,} combinations of values")
+
+    @property
+    def combinations(self) -> tuple[dict[str, Any], ...]:
+        """What is tried for each variant: dotted name to value."""
+        return tuple(dict(zip(self.fields, each, strict=True)) for each in itertools.product(*self.fields.values()))
+
+
+@dataclass(frozen=True)
 class Level:
     """One of the states of a factor, and the fields that it sets, by dotted name."""
 
@@ -131,13 +168,30 @@ class Named:
 
 @dataclass(frozen=True)
 class Study:
-    """A study. `base` has the fields of its recipe as a recipe file says them, `text` is the study file."""
+    """A study. `base` has the fields of its recipe as a recipe file says them, `text` is the study file.
+
+    `line` is what the command line gives, over the file where there is one. Raises `ConfigError` where tuning and study
+    do not go together.
+    """
 
     question: Question
     running: Running
     base: Mapping[str, Any]
     variants: tuple[Named, ...]
     text: str = ""
+    tuning: Tuning | None = None
+    line: str = ""
+
+    def __post_init__(self) -> None:
+        if self.tuning is None:
+            return
+        for variant in self.variants:
+            both = [name for name in self.tuning.fields if name in variant.changes]
+            if both:
+                raise ConfigError(f"{both[0]} is tuned, but variant {quoted(variant.name)} sets it; leave out one")
+        shared = set(self.tuning.seeds) & set(self.question.seeds)
+        if shared:
+            raise ConfigError(f"tune.seeds and seeds both have {min(shared)}; values are tuned with seeds of their own")
 
     @property
     def margin(self) -> float | None:
@@ -160,7 +214,7 @@ class Study:
         """From the text of a file; raises `ConfigError`."""
         values = parse_toml(text)
         own = [f.name for f in fields(Question)]
-        refuse_unknown(values, [*own, "base", "factor", "variant", "run"], "part of a study")
+        refuse_unknown(values, [*own, "base", "factor", "variant", "tune", "run"], "part of a study")
         asked = {"name": path.stem} | {name: values[name] for name in own if name in values}
         question = Question(**asked)
         run = _table(values, "run")
@@ -175,28 +229,52 @@ class Study:
             found = {"recipe": base["recipe"]} | found
         factors = [_factor(name, table) for name, table in _table(values, "factor").items()]
         listed = {name: _changes(table, f"variant {quoted(name)}") for name, table in _table(values, "variant").items()}
-        return cls(question, Running(**run), found, expand(question.design, factors, listed), text)
+        tuning = _tuning(_table(values, "tune"), question.metric) if "tune" in values else None
+        return cls(question, Running(**run), found, expand(question.design, factors, listed), text, tuning)
 
 
 def from_flags(
-    vary: Sequence[str], base: Mapping[str, Any], running: Running, asked: Mapping[str, Any] | None = None
+    vary: Sequence[str],
+    base: Mapping[str, Any],
+    running: Running,
+    asked: Mapping[str, Any] | None = None,
+    tune: Sequence[str] = (),
 ) -> Study:
     """The grid that flags name, each `FIELD=VALUE,VALUE,...`, the first value for the base. Raises `ConfigError`."""
-    factors = []
-    for words in vary:
-        name, sign, rest = words.partition("=")
-        if not sign:
-            raise ConfigError(
-                f"--vary is {quoted(words)}; it must be FIELD=VALUE,VALUE,... such as optimizer.lr=0.1,0.2"
-            )
-        factors.append(_factor(name.rpartition(".")[2], {"levels": {name: _values(rest)}}))
+    factors = [
+        _factor(name.rpartition(".")[2], {"levels": {name: values}})
+        for name, values in (_field_and_values("--vary", words) for words in vary)
+    ]
     known = {"name": "-".join(factor.name for factor in factors)[:80], "design": "grid"} | dict(asked or {})
     question = Question(**known)
-    text = "".join(f"--vary {words}\n" for words in vary)
-    return Study(question, running, base, expand(question.design, factors, {}), text)
+    tuning = tuning_of_flags(tune, question.metric) if tune else None
+    return Study(question, running, base, expand(question.design, factors, {}), tuning=tuning)
 
 
-def _values(text: str) -> list[Any]:
+def tuning_of_flags(tune: Sequence[str], metric: str) -> Tuning:
+    """What is tuned by flags, each `FIELD=VALUE,VALUE,...`, for a study of a metric. Raises `ConfigError`."""
+    return _tuning(dict(_field_and_values("--tune", words) for words in tune), metric)
+
+
+def _field_and_values(flag: str, words: str) -> tuple[str, list[Any]]:
+    name, sign, rest = words.partition("=")
+    if not sign:
+        raise ConfigError(f"{flag} is {quoted(words)}; it must be FIELD=VALUE,VALUE,... such as optimizer.lr=0.1,0.2")
+    return name, values_of(rest)
+
+
+def _tuning(table: dict[str, Any], metric: str) -> Tuning:
+    """`[tune]`; chosen by the loss where the study is of one, else by the accuracy."""
+    own = {name: table.pop(name) for name in ("seeds", "metric") if name in table}
+    fields = _changes(table, "[tune]")
+    for name, values in fields.items():
+        if not isinstance(values, list) or len(values) < 2 or len({repr(value) for value in values}) < len(values):
+            raise ConfigError(f"[tune]: {name} is {quoted(values)}; it must be a list of two or more unlike values")
+    usual: dict[str, Any] = {"metric": "val_loss" if metric.endswith("loss") else "val_accuracy"}
+    return Tuning({name: tuple(values) for name, values in fields.items()}, **usual | own)
+
+
+def values_of(text: str) -> list[Any]:
     """Values between commas, as TOML has them or else words; a list stands in brackets, None is a field left out."""
     found: list[Any] = []
     for word in map(str.strip, re.findall(r"(?:\[[^\]]*\]|[^,\[])+", text)):
@@ -349,15 +427,36 @@ def recipes_of(study: Study, catalog: Catalog) -> dict[str, Recipe]:
             found[variant.name] = recipe_of(study.base, variant.changes, catalog)
         except ResiduumError as error:
             raise ConfigError(f"variant {quoted(variant.name)}: {error}") from None
-        if (
-            study.question.metric.startswith("val_")
-            and not found[variant.name].data.holdout
-            and not _has(catalog, "val")
-        ):
-            raise ConfigError(
-                f"variant {quoted(variant.name)} holds out no images, and {study.question.metric} needs some"
-            )
+        for metric in (study.question.metric, *([] if study.tuning is None else [study.tuning.metric])):
+            if metric.startswith("val_"):
+                refuse_without_val(found[variant.name], catalog, metric, f"variant {quoted(variant.name)}")
     return found
+
+
+def tried_recipes(study: Study, catalog: Catalog) -> dict[str, tuple[Recipe, ...]]:
+    """Name of each variant to its recipe with each combination that is tuned; raises `ConfigError` that names both."""
+    found: dict[str, tuple[Recipe, ...]] = {}
+    for variant in study.variants if study.tuning is not None else ():
+        recipes = []
+        for values in study.tuning.combinations if study.tuning is not None else ():
+            try:
+                recipes.append(recipe_of(study.base, {**variant.changes, **values}, catalog))
+            except ResiduumError as error:
+                where = f"variant {quoted(variant.name)} with {words_of(values)}"
+                raise ConfigError(f"{where}: {error}") from None
+        found[variant.name] = tuple(recipes)
+    return found
+
+
+def words_of(values: Mapping[str, Any]) -> str:
+    """`lr=0.1 weight_decay=0.001`: fields by their last names."""
+    return " ".join(f"{name.rpartition('.')[2]}={_word(value)}" for name, value in values.items())
+
+
+def refuse_without_val(recipe: Recipe, catalog: Catalog, metric: str, what: str) -> None:
+    """Raise `ConfigError` for a metric of the validation split where there is none."""
+    if not recipe.data.holdout and not _has(catalog, "val"):
+        raise ConfigError(f"{what} holds out no images, and {metric} needs some")
 
 
 def _has(catalog: Catalog, split: str) -> bool:

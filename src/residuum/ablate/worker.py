@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from residuum.ablate.cells import TRACEBACK, Record, free_of_states
+from residuum.ablate.locks import locked
 from residuum.errors import DivergedError, ResiduumError, RunError, first_line
 from residuum.files import write_text
+from residuum.train.execution import Execution
 from residuum.train.recipe import Recipe
 from residuum.train.run import STATES, Run
 
@@ -40,6 +42,8 @@ class Job:
     execution: Mapping[str, Any]
     keep: str
     data: str  # digest of the data that the study is of
+    processes: int = 1  # that train it together
+    lock: str = ""  # file to hold while it is trained, where others might train it too
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,12 @@ def main() -> None:
     trainer = getattr(importlib.import_module(module), name)
     tell(ready=os.getpid())
     while (line := jobs.get()) is not None:
-        ended = _cell(Job(**json.loads(line)), trainer)
+        job = Job(**json.loads(line))
+        try:
+            with locked(Path(job.lock), Path(job.folder).name) if job.lock else contextlib.nullcontext():
+                ended = _cell(job, trainer)
+        except RunError as error:
+            ended = {"status": "failed", "reason": str(error)}
         busy.clear()
         tell(**ended)
 
@@ -92,7 +101,9 @@ def _read(lines: Iterable[str], jobs: "queue.Queue[str | None]", busy: threading
 def _cell(job: Job, trainer: Any) -> dict[str, Any]:
     """Train a cell, write down how it ended, and say so."""
     folder, record = Path(job.folder), Record(**job.record)
-    now = _now()
+    known, now = Record.read(folder), _now()
+    if known is not None and known.key == record.key and known.status in ("done", "diverged"):
+        return {"status": known.status, "reason": known.reason}  # another machine was quicker
     record = replace(record, begun=record.begun or now, status="waiting", reason="")
     try:
         clear_unbegun(folder)
@@ -155,12 +166,28 @@ def _catalog(path: str) -> Any:
 
 def train(job: Job) -> Trained:
     """Train a cell by `residuum.train`, from where it was stopped if it was; raises what that raises."""
+    from residuum.evaluation.runs import weights_digest
+
+    run, execution = Run(Path(job.folder)), Execution(**job.execution)
+    if job.processes > 1:
+        from residuum.ablate.team import by_torchrun
+
+        trained = by_torchrun(job)
+    else:
+        warm_up(execution.device)
+        trained = begin_or_go_on(job)
+    if trained.stopped:
+        return trained
+    split, correct = right_images(run, execution) if execution.test else ("", "")
+    return replace(trained, weights=weights_digest(run.weights), split=split, correct=correct)
+
+
+def begin_or_go_on(job: Job) -> Trained:
+    """Train a cell in this process, or with the others of its team, without a look at the weights that come out."""
     import torch
 
     from residuum.devices import pick_device
-    from residuum.evaluation.runs import weights_digest
     from residuum.train import environment
-    from residuum.train.execution import Execution
     from residuum.train.loggers import Callback
     from residuum.train.session import begin_or_resume
 
@@ -183,11 +210,30 @@ def train(job: Job) -> Trained:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     result = begin_or_resume(recipe, out=run.path, execution=execution, callbacks=[Noting()], catalog=catalog)
-    if result.stopped_by is not None:
-        return Trained(stopped=True)
     peak = {"peak_memory": float(torch.cuda.max_memory_allocated(device))} if device.type == "cuda" else {}
-    split, correct = right_images(run, execution)
-    return Trained(weights=weights_digest(run.weights), split=split, correct=correct, measured=peak)
+    return Trained(stopped=result.stopped_by is not None, measured=peak)
+
+
+@cache
+def warm_up(name: str) -> None:
+    """Take a step of a small network on a device, once in a process: its first step takes longer than any other.
+
+    So the seconds of a worker's first cell are of training alone, as those of its other cells are.
+    """
+    import torch
+
+    from residuum.devices import pick_device, set_up
+    from residuum.presets import preset
+    from residuum.train.session import generators_kept, make_network
+
+    device = pick_device(name)
+    set_up(device)
+    with generators_kept(device):
+        config = preset("digits_resnet")
+        network = make_network(config, device, "fp32")
+        images = torch.zeros(8, config.in_channels, 16, 16, device=device)
+        for _ in range(2):
+            network(images).sum().backward()
 
 
 def right_images(run: Run, execution: Any) -> tuple[str, str]:

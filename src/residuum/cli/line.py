@@ -117,6 +117,17 @@ def build(kind: type, default: Any, line: Line, prog: str) -> Any:
 
     Raises what a config in it raises, in place of tyro's own words.
     """
+    words, positionals = sorted_words(kind, line)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, default=default, prog=prog, args=[*words, "--", *positionals])
+    except SystemExit as ended:
+        raise _cause(ended) or ConfigError(f"{_plain(said.getvalue())}; {_ask(prog)}") from None
+
+
+def sorted_words(kind: type, line: Line) -> tuple[list[str], list[str]]:
+    """The words that give a command what the line gives it: flags in the class's order, and positionals."""
     words: list[str] = []
     positionals: list[str] = []
     for option in options_of(kind):
@@ -133,12 +144,7 @@ def build(kind: type, default: Any, line: Line, prog: str) -> Any:
             words.append(f"{option.flags[0]}={values[0]}")
         else:
             words += [option.flags[0], *values]
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, default=default, prog=prog, args=[*words, "--", *positionals])
-    except SystemExit as ended:
-        raise _cause(ended) or ConfigError(f"{_plain(said.getvalue())}; {_ask(prog)}") from None
+    return words, positionals
 
 
 def print_help(kind: Any, prog: str, **about: Any) -> None:
