@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from residuum.errors import RunError as RunError
     from residuum.errors import WeightsError as WeightsError
     from residuum.factory import create as create
+    from residuum.inference.explain import Explanation as Explanation
+    from residuum.inference.explain import explain as explain
     from residuum.inference.optimize import optimize_for_inference as optimize_for_inference
     from residuum.memory.checkpointing import recompute as recompute
     from residuum.nn.backbone import Pyramid as Pyramid
@@ -38,6 +40,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ExportError": "errors",
+    "Explanation": "inference.explain",
     "BenchError": "errors",
     "ConfigError": "errors",
     "DataError": "errors",
@@ -55,6 +58,7 @@ _HOMES = {
     "WeightsError": "errors",
     "convert": "weights.converting",
     "create": "factory",
+    "explain": "inference.explain",
     "freeze": "nn.freezing",
     "infer_config": "weights.detection",
     "inspect": "weights.converting",
@@ -78,6 +82,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "DivergedError",
+    "Explanation",
     "ExportError",
     "MissingExtraError",
     "Preprocessing",
@@ -90,6 +95,7 @@ __all__ = [
     "WeightsError",
     "convert",
     "create",
+    "explain",
     "freeze",
     "infer_config",
     "inspect",
