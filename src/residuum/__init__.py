@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from residuum.weights.files import load as load
     from residuum.weights.files import save as save
     from residuum.weights.loading import load_weights as load_weights
+    from residuum.weights.pretrained import from_pretrained as from_pretrained
+    from residuum.weights.pretrained import save_pretrained as save_pretrained
 
 __version__ = "0.1.0"
 
@@ -60,6 +62,7 @@ _HOMES = {
     "create": "factory",
     "explain": "inference.explain",
     "freeze": "nn.freezing",
+    "from_pretrained": "weights.pretrained",
     "infer_config": "weights.detection",
     "inspect": "weights.converting",
     "list_presets": "presets",
@@ -69,6 +72,7 @@ _HOMES = {
     "preset": "presets",
     "recompute": "memory.checkpointing",
     "save": "weights.files",
+    "save_pretrained": "weights.pretrained",
     "unfreeze": "nn.freezing",
 }
 # Reached as attributes once the package is imported: `residuum.memory.recompute`.
@@ -97,6 +101,7 @@ __all__ = [
     "create",
     "explain",
     "freeze",
+    "from_pretrained",
     "infer_config",
     "inspect",
     "list_presets",
@@ -106,6 +111,7 @@ __all__ = [
     "preset",
     "recompute",
     "save",
+    "save_pretrained",
     "unfreeze",
 ]
 
