@@ -2,8 +2,8 @@
 
 import pytest
 
-from residuum.errors import RunError
-from residuum.files import write_text, write_whole
+from residuum.errors import DataError, RunError
+from residuum.files import new_folder, write_text, write_whole
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path):
@@ -41,3 +41,31 @@ def test_a_programs_own_error_is_not_hidden(tmp_path):
     with pytest.raises(KeyError):
         write_whole(tmp_path / "a.txt", fail, RunError)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path):
+    with new_folder(tmp_path / "a" / "b", DataError) as folder:
+        (folder / "x").write_text("1")
+        assert not (tmp_path / "a" / "b").exists()
+    assert (tmp_path / "a" / "b" / "x").read_text() == "1"
+    with pytest.raises(DataError, match="exists already"), new_folder(tmp_path / "a" / "b", DataError):
+        pass
+    with pytest.raises(KeyError), new_folder(tmp_path / "c", DataError) as folder:
+        (folder / "x").write_text("1")
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_killed_program_left_of_a_folder_is_in_nobodys_way(tmp_path):
+    (tmp_path / ".a.partial").mkdir()
+    (tmp_path / ".a.partial" / "old").touch()
+    with new_folder(tmp_path / "a", DataError):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+
+
+@pytest.mark.parametrize("place", ["file/x", "a\0b"])
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be made"), new_folder(tmp_path / place, DataError):
+        pass

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from residuum.errors import RunError as RunError
     from residuum.errors import WeightsError as WeightsError
     from residuum.factory import create as create
+    from residuum.inference.explain import Explanation as Explanation
+    from residuum.inference.explain import explain as explain
     from residuum.inference.optimize import optimize_for_inference as optimize_for_inference
     from residuum.memory.checkpointing import recompute as recompute
     from residuum.nn.backbone import Pyramid as Pyramid
@@ -33,11 +35,14 @@ if TYPE_CHECKING:
     from residuum.weights.files import load as load
     from residuum.weights.files import save as save
     from residuum.weights.loading import load_weights as load_weights
+    from residuum.weights.pretrained import from_pretrained as from_pretrained
+    from residuum.weights.pretrained import save_pretrained as save_pretrained
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ExportError": "errors",
+    "Explanation": "inference.explain",
     "BenchError": "errors",
     "ConfigError": "errors",
     "DataError": "errors",
@@ -55,7 +60,9 @@ _HOMES = {
     "WeightsError": "errors",
     "convert": "weights.converting",
     "create": "factory",
+    "explain": "inference.explain",
     "freeze": "nn.freezing",
+    "from_pretrained": "weights.pretrained",
     "infer_config": "weights.detection",
     "inspect": "weights.converting",
     "list_presets": "presets",
@@ -65,6 +72,7 @@ _HOMES = {
     "preset": "presets",
     "recompute": "memory.checkpointing",
     "save": "weights.files",
+    "save_pretrained": "weights.pretrained",
     "unfreeze": "nn.freezing",
 }
 # Reached as attributes once the package is imported: `residuum.memory.recompute`.
@@ -78,6 +86,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "DivergedError",
+    "Explanation",
     "ExportError",
     "MissingExtraError",
     "Preprocessing",
@@ -90,7 +99,9 @@ __all__ = [
     "WeightsError",
     "convert",
     "create",
+    "explain",
     "freeze",
+    "from_pretrained",
     "infer_config",
     "inspect",
     "list_presets",
@@ -100,6 +111,7 @@ __all__ = [
     "preset",
     "recompute",
     "save",
+    "save_pretrained",
     "unfreeze",
 ]
 

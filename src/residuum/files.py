@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from residuum.errors import ResiduumError, quoted
@@ -34,6 +35,31 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[Residuu
 def write_text(path: Path, text: str, error: type[ResiduumError]) -> None:
     """`write_whole` for text, in UTF-8."""
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"), error)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, error: type[ResiduumError]) -> Iterator[Path]:
+    """A folder to fill, which is moved to `path` in one step when the block ends; if it fails, nothing of it is left.
+
+    Raises `error` where something is at `path` already, and where the folder cannot be made.
+    """
+    if os.path.lexists(path):
+        raise error(f"{quoted(str(path), 200)} exists already; choose another folder")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
+        os.makedirs(partial)  # noqa: PTH103
+    except (OSError, ValueError) as failure:
+        reason = failure.strerror if isinstance(failure, OSError) else failure
+        raise error(f"the folder {quoted(str(path), 200)} cannot be made: {reason}; choose another") from None
+    try:
+        yield partial
+        partial.rename(path)
+    except BaseException as failure:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(failure, OSError):
+            raise error(f"the folder {quoted(str(path), 200)} cannot be written: {failure.strerror}") from failure
+        raise
 
 
 def read_text(path: Path, error: type[ResiduumError], *, most: int = 2**24) -> str:

@@ -7,19 +7,29 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from residuum.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Convert:
-    """Write weights in the layout of another library, with their classes and preprocessing where it has a place."""
+    """Write weights in the layout of another library, with their classes and preprocessing where it has a place.
+
+    To hub, it is a folder with a card, which this package, timm and transformers load.
+    """
 
     # weights file, run folder, or reference such as hf:microsoft/resnet-50 or torchvision:resnet50.IMAGENET1K_V2
     source: Annotated[str, tyro.conf.Positional]
-    # file to write, ending in .safetensors, .pt or .pth; for hf it may be a folder, as from_pretrained wants it
+    # file to write, ending in .safetensors, .pt or .pth; for hf it may be a folder, as from_pretrained wants it;
+    # for hub it is a folder
     target: Annotated[Path, tyro.conf.Positional]
     # library whose layout is written
-    to: Literal["residuum", "torchvision", "timm", "hf", "detectron2"] = "residuum"
+    to: Literal["residuum", "torchvision", "timm", "hf", "detectron2", "hub"] = "residuum"
     # name of the network that is meant, where a file holds several (default the only one)
     prefix: str | None = None
+    # for hub: evaluation.json of 'residuum evaluate', whose figures go into the card; none where left out
+    metrics: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    # for hub: repository to upload the folder to, made private where it is not there; not uploaded where left out
+    push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None
 
 
 def run(command: Convert, console: Console) -> int:
@@ -29,7 +39,18 @@ def run(command: Convert, console: Console) -> int:
     from residuum.weights.converting import convert
     from residuum.weights.reading import shown
 
-    config = convert(command.source, command.target, command.to, prefix=command.prefix)
+    if command.to == "hub":
+        from residuum.weights.pretrained import publish
+
+        config, address = publish(
+            command.source, command.target, prefix=command.prefix, metrics=command.metrics, repository=command.push
+        )
+        if address is not None:
+            console.print(Text(f"uploaded: {address}"), soft_wrap=True)
+    else:
+        if command.metrics is not None or command.push is not None:
+            raise ConfigError("--metrics and --push are for a folder of the hub; add --to hub, or leave them out")
+        config = convert(command.source, command.target, command.to, prefix=command.prefix)
     line = f"in the layout of {command.to}: depth {config.depth}, {config.num_classes} classes"
     console.print(Text(f"written: {shown(command.target)}, {line}"), soft_wrap=True)
     if command.to == "detectron2":

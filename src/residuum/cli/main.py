@@ -20,6 +20,7 @@ from residuum.cli import (
     data,
     evaluate,
     export,
+    explain,
     inspect,
     plan,
     predict,
@@ -45,6 +46,9 @@ class Command:
 COMMANDS = {
     "train": Command(train.Train, train.defaults, train.run),
     "predict": Command(predict.Predict, lambda line: predict.Predict(tyro.MISSING, tyro.MISSING), predict.run),
+    "explain": Command(
+        explain.Explain, lambda line: explain.Explain(tyro.MISSING, tyro.MISSING, tyro.MISSING), explain.run
+    ),
     "evaluate": Command(evaluate.Evaluate, lambda line: evaluate.Evaluate(tyro.MISSING), evaluate.run),
     "compare": Command(compare.Compare, lambda line: compare.Compare(tyro.MISSING), compare.run),
     "data check": Command(data.DataCheck, lambda line: data.DataCheck(tyro.MISSING), data.run_check),

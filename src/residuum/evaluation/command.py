@@ -1,10 +1,8 @@
 """What `residuum evaluate` does: one network or two on the same images, tables, and a folder of files."""
 
 import contextlib
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from residuum.evaluation.evaluate import How, evaluate
 from residuum.evaluation.predictions import Predictions, names, processes
 from residuum.evaluation.report import paired_table, print_evaluation, write_folder
 from residuum.evaluation.several import count_several, print_several, write_several
-from residuum.files import cache_folder, read_text
+from residuum.files import cache_folder, new_folder, read_text
 from residuum.preprocessing import Preprocessing
 from residuum.report.tables import print_table
 from residuum.validation import parse_toml
@@ -80,11 +78,11 @@ def evaluate_and_report(request: Request, how: How, console: Console, command: s
         if other is not None:
             print_table(console, paired_table(found, other[0], pair(*_common(found, other[0]))))
         if out is not None:
-            with _folder(out):
+            with new_folder(out, DataError) as folder:
                 if one is not None:
-                    write_folder(out, found, one, _shown(split, preprocessing, found), command)
+                    write_folder(folder, found, one, _shown(split, preprocessing, found), command)
                 elif several is not None:
-                    write_several(out, found, several, command)
+                    write_several(folder, found, several, command)
             console.print(f"written: {quoted(str(out), 200)}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -147,18 +145,3 @@ def _shown(split: Split, preprocessing: Preprocessing, found: Predictions) -> Ca
         return values
 
     return image
-
-
-@contextlib.contextmanager
-def _folder(out: Path) -> Iterator[None]:
-    """Make a folder; if anything fails within the block, nothing of it is left."""
-    try:
-        os.makedirs(out)  # noqa: PTH103
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"the folder {quoted(str(out), 200)} cannot be made: {reason}; choose another --out") from None
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise

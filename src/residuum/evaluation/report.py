@@ -28,6 +28,7 @@ from residuum.evaluation.predictions import Predictions
 from residuum.files import write_text, write_whole
 from residuum.report.charts import Bar, bar_chart
 from residuum.report.page import Card, Page, Section, html
+from residuum.report.pictures import Picture, draw_sheet, words
 from residuum.report.tables import Judged, Table, print_table
 
 SHOWN = 40  # classes in a terminal's table and on the page's chart
@@ -249,21 +250,11 @@ def draw_confusion(counts: Counts, path: Path) -> None:
 
 def draw_worst(found: Predictions, image: Image, path: Path) -> None:
     """The wrong images with the largest loss, with what they are, what they were taken for and how surely."""
-    from matplotlib.figure import Figure
-
     first = found.probabilities.argmax(1)
     wrong = [int(i) for i in np.argsort(-found.losses, kind="stable") if first[i] != found.labels[i]][:WORST]
-    columns = 6
-    rows = max(1, -(-len(wrong) // columns))
-    figure = Figure(figsize=(1.9 * columns, 2.25 * rows + 0.3), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, i in zip(grid.flat, wrong, strict=False):
-        axes.imshow(image(i), interpolation="nearest")
-        true, said = (shortened(found.classes[c], 22) for c in (found.labels[i], first[i]))
-        words = f"{true}\nnot {said} ({100 * found.probabilities[i, first[i]]:.0f} %)"
-        axes.set_title(words.replace("$", r"\$"), fontsize=7.5)
+    pictures = []
+    for i in wrong:
+        true, said = (words(found.classes[c], 22) for c in (found.labels[i], first[i]))
+        pictures.append(Picture(image(i), f"{true}\nnot {said} ({100 * found.probabilities[i, first[i]]:.0f} %)"))
     title = "the most wrong predictions" if wrong else "no prediction is wrong"
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
-    write_whole(path, lambda partial: figure.savefig(partial, dpi=130), DataError)
+    draw_sheet(pictures, title, path, DataError, columns=6)

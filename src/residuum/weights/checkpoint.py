@@ -37,6 +37,7 @@ class Checkpoint:
     said: Mapping[str, Any] = field(default_factory=dict)  # fields of the config that the source itself says
     notes: tuple[str, ...] = ()  # on how the network was found among other tensors, in sentences
     metadata: Mapping[str, Any] = field(default_factory=dict)  # of a file of ours: all that was saved with the weights
+    several_classes: bool = False  # whether an image may be of several
 
     @cached_property
     def config(self) -> ResNetConfig:

@@ -90,8 +90,8 @@ def convert(source: object, target: str | Path, to: str, *, prefix: str | None =
     classes = classes if len(classes or ()) == config.num_classes else None
     preprocessing = preprocessing if preprocessing and preprocessing.channels == config.in_channels else None
     if to == "residuum" and target.suffix == ".safetensors":
-        several = checkpoint.metadata.get("several_classes") is True
-        write_ours(ours, config, target, classes, preprocessing, {"several_classes": True} if several else {})
+        extra = {"several_classes": True} if checkpoint.several_classes else {}
+        write_ours(ours, config, target, classes, preprocessing, extra)
         return config
     state = in_layout(ours, config, to) if to != "residuum" else ours
     if folder:

@@ -97,9 +97,12 @@ def _checkpoint(network: Network, where: str, said: Said, notes: list[str]) -> C
     outside = [name for name in network.beside if not name.endswith(("num_batches_tracked",))]
     if outside:
         notes = [*notes, f"{len(outside)} tensors beside the network were left out: {some(outside)}"]
+    if said.sha256 is not None and said.sha256 != digest(network.tensors):
+        raise WeightsError(f"{where} is damaged: its tensors are not those that were saved; get the file again")
     return Checkpoint(
-        network.tensors, network.layout, said.classes, said.preprocessing, where, said.fields, tuple(notes)
-    )
+        network.tensors, network.layout, said.classes, said.preprocessing, where, said.fields, tuple(notes),
+        several_classes=said.several_classes,
+    )  # fmt: skip
 
 
 def _ours(tensors: State, noted: str, where: str) -> Checkpoint:
@@ -120,7 +123,8 @@ def _ours(tensors: State, noted: str, where: str) -> Checkpoint:
     noted_digest = values.get("sha256")
     if noted_digest is not None and noted_digest != digest(tensors):
         raise WeightsError(f"{where} is damaged: its tensors are not those that were saved; get the file again")
-    return Checkpoint(tensors, "torchvision", classes, preprocessing, where, config.to_dict(), (), values)
+    several = values.get("several_classes") is True
+    return Checkpoint(tensors, "torchvision", classes, preprocessing, where, config.to_dict(), (), values, several)
 
 
 def _metadata(noted: str, where: str, count: int) -> dict[str, Any]:
@@ -171,7 +175,7 @@ def take_over(model: ResNet, checkpoint: Checkpoint, *, head: bool, new_head: bo
     if preprocessing is not None and preprocessing.channels == model.config.in_channels:
         model.preprocessing = preprocessing
     if head:
-        model.several_classes = checkpoint.metadata.get("several_classes") is True
+        model.several_classes = checkpoint.several_classes
     if head or new_head:
         fits = head and classes is not None and len(classes) == model.config.num_classes
         model.classes = classes if fits else None

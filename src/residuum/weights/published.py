@@ -17,6 +17,7 @@ UNSEEN = frozenset({
     "stochastic_depth_mode", "dropout", "weight_standardization", "width",
 })  # fmt: skip
 IMAGENET = 1000
+OURS = "residuum"  # what this package has to know, in a config.json
 _PILLOW = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Hugging Face writes Pillow's numbers
 
 
@@ -27,6 +28,8 @@ class Said:
     fields: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
+    several_classes: bool = False
+    sha256: str | None = None  # of the tensors, where it was noted
 
 
 def of_architecture(name: object) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def imagenet_classes() -> tuple[str, ...]:
 def beside(path: Path, layout: str, repository: str = "") -> Said:
     """What the `config.json` and `preprocessor_config.json` in the folder of a weights file say of its weights.
 
-    They are timm's or Hugging Face's; another library's are not looked at. Raises `WeightsError` for a damaged one.
+    They are ours, timm's or Hugging Face's; others are not looked at. Raises `WeightsError` for a damaged one.
     """
     folder = path if path.is_dir() else path.parent
     try:
@@ -66,6 +69,8 @@ def beside(path: Path, layout: str, repository: str = "") -> Said:
         values = read_json(folder / "config.json")
         if not isinstance(values, dict):
             return Said()
+        if isinstance(values.get(OURS), dict):
+            return _ours(values[OURS])
         if layout == "hf" and values.get("model_type", "resnet") == "resnet":
             processor = folder / "preprocessor_config.json"
             return _hugging_face(values, read_json(processor) if processor.is_file() else None)
@@ -78,6 +83,14 @@ def beside(path: Path, layout: str, repository: str = "") -> Said:
             f"{shown(folder / 'config.json')}, or the preprocessor's beside it, cannot be read: {error}"
         ) from None
     return Said()
+
+
+def _ours(values: dict[str, Any]) -> Said:
+    config = ResNetConfig.from_dict(values["config"])
+    said = values.get("preprocessing")
+    preprocessing = None if said is None else Preprocessing.from_dict(said)
+    classes = check_classes(values.get("classes"), config)
+    return Said(config.to_dict(), classes, preprocessing, values.get("several_classes") is True, values.get("sha256"))
 
 
 def _timm(values: dict[str, Any], repository: str) -> Said:
