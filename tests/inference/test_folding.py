@@ -1,7 +1,6 @@
 """Networks for inference: the same answers as the network they were made from, and refusals."""
 
 import copy
-import shutil
 
 import pytest
 import torch
@@ -170,23 +169,11 @@ def test_auto_takes_what_the_device_computes(monkeypatch):
         assert "bf16" in net.why
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
-def test_a_compiled_network_agrees():
-    model = network(depths=(1,), widths=(16,), stem_width=16, num_classes=10)
-    images = images_for(model)
-    for chosen in (True, "default"):
-        net = optimize_for_inference(model, precision="fp32", compile=chosen)
-        assert net._compiled_call_impl is not None
-        assert relative(net(images), plainly(model, images)) < 1e-5
-
-
 def test_what_cannot_be_is_refused_in_a_sentence():
     model = network(**SMALL)
     net = optimize_for_inference(model, precision="fp32")
     wrong = [
         (ConfigError, "must be one of auto, fp32, bf16, fp16", lambda: optimize_for_inference(model, precision="int8")),
-        (ConfigError, "compile is 'fast'", lambda: optimize_for_inference(model, compile="fast")),
         (DeviceError, "fp16 is for accelerators", lambda: optimize_for_inference(model, precision="fp16")),
         (ConfigError, "cannot train", net.train),
         (ConfigError, "keeps its device and precision", net.half),
