@@ -77,9 +77,9 @@ def test_a_runtime_answers_as_the_network_does_in_batches_of_any_size(engine, mo
 
 @pytest.mark.slow
 @pytest.mark.skipif(engines.compiler() is None, reason="needs a C++ compiler")
-def test_compiled_networks_answer_as_the_network_does_and_a_short_batch_compiles_nothing(model, tmp_path):
+def test_compiled_networks_answer_as_the_network_does_and_a_short_batch_compiles_nothing(tmp_path):
     package = tmp_path / "network.pt2"
-    images = torch.randn(4, 3, 32, 32)
+    model, images = create("resnet50", **SMALL | {"depths": (1,), "widths": (16,)}).eval(), torch.randn(4, 3, 32, 32)
     for chosen in ({"engine": "inductor"}, {"engine": "aoti", "package": package}):
         net = optimize(model, precision="fp32", shapes=[(4, 3, 32, 32)], **chosen)
         compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -92,7 +92,7 @@ def test_compiled_networks_answer_as_the_network_does_and_a_short_batch_compiles
     written = package.read_bytes()
     optimize(model, engine="aoti", package=package, precision="fp32", shapes=[(2, 3, 32, 32)])
     assert package.read_bytes() == written, "a package that is there is read"
-    other = create("resnet50", **SMALL).eval()
+    other = create(model.config).eval()
     with pytest.raises(ExportError, match="gives other answers than the network"):
         optimize(other, engine="aoti", package=package, precision="fp32", shapes=[(2, 3, 32, 32)])
 
