@@ -163,11 +163,11 @@ class Runs:
         if engine == "eager":
             return self.eager, setting.precision
         if engine in TORCHS:
-            program = captured(setting.fold(setting.precision), channels, size, any_size=False)
+            program = captured(setting.fold(setting.precision), channels, size)
             if engine == "aoti":
                 return aoti_run(program, setting.package), setting.precision
             return CompiledRun(program), setting.precision
-        program = captured(setting.fold("fp32"), channels, size, any_size=False)
+        program = captured(setting.fold("fp32"), channels, size)
         if engine == "onnxruntime":
             return onnxruntime_run(program, setting.threads)
         return openvino_run(program, setting.threads, setting.asked)

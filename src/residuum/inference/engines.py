@@ -8,11 +8,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -21,6 +20,9 @@ from residuum.errors import ConfigError, DeviceError, ExportError, first_line, q
 from residuum.files import write_whole
 from residuum.inference.surgery import own_hooks
 from residuum.nn.stochastic_depth import StochasticDepth
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 Engine = Literal["auto", "eager", "inductor", "aoti", "onnxruntime", "openvino"]
 Run = Callable[[Tensor], Tensor]
@@ -87,22 +89,22 @@ def _trains(module: nn.Module) -> bool:
     return not known or isinstance(module, _NormBase | _DropoutNd | StochasticDepth | nn.RReLU)
 
 
-def captured(net: nn.Module, channels: int, size: tuple[int, int], *, any_size: bool) -> ExportedProgram:
-    """A network as a program for any number of images, and for images of any size where it can be asked for.
+def captured(net: nn.Module, channels: int, size: tuple[int, int]) -> "ExportedProgram":
+    """A network as a program for any number of images of one size.
 
     Raises `ExportError` where torch cannot capture it.
     """
+    from torch.export import Dim
+
     device = next((t.device for t in net.parameters()), torch.device("cpu"))
-    # A batch of 1 would become fixed, and so might a height that is the width.
-    images = torch.zeros(2, channels, size[0], size[1] + (2 if any_size else 0), device=device, dtype=torch.float32)
-    free = {0: Dim.DYNAMIC} | ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if any_size else {})
+    images = torch.zeros(2, channels, *size, device=device, dtype=torch.float32)  # a batch of 1 would become fixed
     try:
-        return torch.export.export(net, (images,), dynamic_shapes=(free,))
+        return torch.export.export(net, (images,), dynamic_shapes=({0: Dim.DYNAMIC},))
     except Exception as error:  # torch's own, of many kinds
         raise ExportError(f"torch cannot export the network: {first_line(error)}") from error
 
 
-def onnxruntime_run(program: ExportedProgram, threads: int) -> tuple[Run, str]:
+def onnxruntime_run(program: "ExportedProgram", threads: int) -> tuple[Run, str]:
     """The program in ONNX Runtime, and the precision that it computes in."""
     from residuum.runtimes.onnx import OnnxSession, onnx_model
 
@@ -110,7 +112,7 @@ def onnxruntime_run(program: ExportedProgram, threads: int) -> tuple[Run, str]:
     return session, session.precision
 
 
-def openvino_run(program: ExportedProgram, threads: int, precision: str) -> tuple[Run, str]:
+def openvino_run(program: "ExportedProgram", threads: int, precision: str) -> tuple[Run, str]:
     """The program in OpenVINO, and the precision that it computes in."""
     from residuum.runtimes.openvino import OpenVinoSession, openvino_model
 
@@ -125,7 +127,7 @@ class CompiledRun:
     minute; a longer one is compiled for.
     """
 
-    def __init__(self, program: ExportedProgram) -> None:
+    def __init__(self, program: "ExportedProgram") -> None:
         on_cpu = all(tensor.device.type == "cpu" for tensor in program.state_dict.values())
         # With frozen weights they are laid out ahead, as FusedConv does.
         options: dict[str, str | int | bool | Callable[..., object]] = {"freezing": True} if on_cpu else {}
@@ -148,7 +150,7 @@ class CompiledRun:
         return found
 
 
-def aoti_run(program: ExportedProgram, package: Path | None) -> Run:
+def aoti_run(program: "ExportedProgram", package: Path | None) -> Run:
     """The program as a package of AOTInductor, from the file `package` where it is there, else written to it.
 
     Without a name it is a temporary file, which is gone once it is loaded.

@@ -82,7 +82,9 @@ def wide_enough(weight: Tensor, groups: int) -> tuple[Tensor, int]:
     half_full = out == narrow == REGISTER // 2 and weight.dtype == torch.float32 and groups % 2 == 0
     if not half_full or torch.backends.cpu.get_cpu_capability() != "AVX2":
         return weight, groups
-    pairs = weight.unflatten(0, (-1, 2, out))  # (pair, which of the two, its outputs, its inputs, height, width)
+    pairs = weight.reshape(
+        -1, 2, out, *weight.shape[1:]
+    )  # (pair, which of the two, its outputs, its inputs, height, width)
     wide = torch.zeros(*pairs.shape[:3], 2 * narrow, *weight.shape[2:], dtype=weight.dtype, device=weight.device)
     wide[:, 0, :, :narrow], wide[:, 1, :, narrow:] = pairs[:, 0], pairs[:, 1]
     return wide.flatten(0, 2).contiguous(memory_format=torch.channels_last), groups // 2
