@@ -18,6 +18,7 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_everything_that_a_page_shows_works(page, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RESIDUUM_CACHE", str(tmp_path / "cache"))
     Image.new("L", (8, 8), 128).save("digit.png")
     namespace = {}
     for kind, text in FENCE.findall(page.read_text(encoding="utf-8")):

@@ -1,28 +1,43 @@
-"""A network made ready for inference alone: folded, in the device's best format and precision."""
+"""A network made ready for inference alone: folded, in the device's best format and precision, run by an engine."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
-from typing import Literal, Self, get_args
+from pathlib import Path
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from residuum.devices import DTYPES, choose_precision
-from residuum.errors import ConfigError, DataError, DeviceError, quoted
+from residuum.errors import ConfigError, DataError, DeviceError, nearest, quoted
+from residuum.extras import need
+from residuum.inference.choice import Runs, Setting
+from residuum.inference.engines import (
+    EXTRAS,
+    LIBRARIES,
+    Engine,
+    Shape,
+    candidates,
+    check_shapes,
+    refuse_engine,
+    why_eager_alone,
+)
 from residuum.inference.folding import Convolution, Fold, FoldedConv, is_mean, without_nothing
 from residuum.inference.onednn import FusedConv, onednn_fuses
 from residuum.inference.surgery import copied, move_hooks
 from residuum.nn.resnet import ResNet
-
-Compile = Literal["default", "reduce-overhead", "max-autotune"]
 
 
 class FoldedResNet(nn.Module):
     """What `optimize_for_inference` gives: (N, in_channels, H, W), any float -> (N, num_classes), float32.
 
     `precision` is that of convolutions and activations, `why` says in a sentence how it was chosen; pooling and the
-    classifier compute in float32. It stays in evaluation, on the device and in the precision that it was made for.
+    classifier compute in float32. `engine` is what computes, here torch's eager mode. It stays in evaluation, on the
+    device and in the precision that it was made for.
     """
+
+    engine = "eager"
 
     def __init__(self, model: ResNet, fold: Fold, device: torch.device, precision: str, why: str) -> None:
         super().__init__()
@@ -69,14 +84,17 @@ class FoldedResNet(nn.Module):
 
     def _taken(self, x: Tensor) -> Tensor:
         """The images in the network's precision, channels last; raises `DataError` for any other shape."""
+        self._check(x)
+        if self.in_channels is None:  # what comes first may write over them, or hand them on to what does
+            return x.to(self.dtype, copy=True, memory_format=torch.channels_last)
+        return x.to(self.dtype).contiguous(memory_format=torch.channels_last)  # faster in two steps
+
+    def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or self.in_channels not in (None, x.shape[1]):
             channels = "C" if self.in_channels is None else self.in_channels
             raise DataError(f"images are {tuple(x.shape)}; this network takes (N, {channels}, H, W)")
         if x.device != self.device:
             raise DeviceError(f"images are on {x.device}, this network on {self.device}; move the images")
-        if self.in_channels is None:  # what comes first may write over them, or hand them on to what does
-            return x.to(self.dtype, copy=True, memory_format=torch.channels_last)
-        return x.to(self.dtype).contiguous(memory_format=torch.channels_last)  # faster in two steps
 
     def train(self, mode: bool = True) -> Self:
         """Refused with `ConfigError`, unless `mode` is False."""
@@ -91,11 +109,57 @@ class FoldedResNet(nn.Module):
         )
 
 
+class EngineResNet(FoldedResNet):
+    """A `FoldedResNet` whose logits another engine computes; feature maps are those of eager mode.
+
+    `engine`, `precision` and `why` say what runs once the first batch did, or from the start for shapes that were
+    named; of several batches what they say is of the first. A batch of another size uses what was made for the nearest;
+    images of another size take as long as the first batch did, and the last few sizes are kept.
+    """
+
+    def start(self, runs: Runs, engine: str, shapes: Sequence[Shape]) -> Self:
+        """Take the engines, and prepare them for shapes that are known."""
+        self.engine, self._runs, self._told = engine, runs, False
+        for shape in shapes:
+            runs.prepare(shape)
+            self._tell(shape)
+        return self
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        if x.is_inference():  # compiled code is compiled anew for those
+            with torch.inference_mode(False):
+                x = x.clone()
+        with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
+            x = x.detach().to(torch.float32).contiguous()
+            logits = self._runs(x)
+        if not self._told:
+            self._tell(tuple(x.shape))
+        return logits.float()
+
+    def _tell(self, shape: Shape) -> None:
+        """Set what the attributes say."""
+        found = self._runs.found.get(shape)
+        if not self._told:
+            self.engine, self.precision = self._runs.precision(shape)
+        self.why = "; ".join(filter(None, (self.why, found)))
+        self._told = True
+
+    def __getstate__(self) -> Any:
+        raise ConfigError("a network made for an engine is not saved or copied; take the one it was made from")
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.__getstate__()
+
+
 def optimize_for_inference(
     model: ResNet,
     *,
+    engine: str = "eager",
     precision: str = "auto",
-    compile: bool | str = False,  # noqa: A002
+    shapes: Sequence[Shape] | None = None,
+    package: str | Path | None = None,
 ) -> FoldedResNet:
     """A network that infers fast, on the device where `model` is; `model` itself is left as it was.
 
@@ -107,24 +171,72 @@ def optimize_for_inference(
     into the weights, forward hooks and layers of other makes run in their places, in float32; modes of recomputation
     and `torch.compile` are left out, for they change no number.
 
-    `compile` hands the folded network to `torch.compile`: True, or the name of its mode.
+    `engine` is what computes:
+
+    - eager: torch, at once and for images of any size.
+    - inductor: `torch.compile`, with frozen weights on a CPU. It compiles for a minute, for each size of image and each
+      batch that is larger than those before; shorter ones are filled up.
+    - aoti: the same compiled ahead, on a CPU, into the file `package`, which is read where it is there: it fits this
+      kind of processor and this version of torch. Without a name the file is temporary.
+    - onnxruntime, openvino: these runtimes, on a CPU, with as many threads as torch has now. OpenVINO computes in bf16
+      as torch does, ONNX Runtime in fp32.
+    - auto: the fastest of eager and the runtimes that are installed, or of eager and inductor where none is, as a short
+      measurement on the shape of the first batch finds. It is remembered in the user's cache folder for this network,
+      shape, precision, processor, number of threads and versions.
+
+    `shapes` are those of batches, such as `[(8, 3, 224, 224)]`, for which engines are prepared and measured at once;
+    without them the first batch waits for that. Each engine is compared with the network as it was given, in fp32, on
+    made-up images in several sizes of batch, in each process and for each size of image; one that fails is refused, or
+    left out by auto. A network with forward hooks, or with layers in training, runs in eager mode alone: auto takes
+    that, other engines refuse.
 
     Logits differ by at most 1e-5 of the largest in fp32 and by 3 % in bf16. Raises `ConfigError` for a model that is
-    not ours, is wrapped or overrides what ResNet does, and for an unknown precision or mode; `DeviceError` for a
-    precision that the device has not, and for a network without weights or on several devices.
+    not ours, is wrapped or overrides what ResNet does, for an unknown precision or engine, and for what the engine
+    cannot run; `DeviceError` for a precision or device that the device or engine has not, and for a network without
+    weights or on several devices; `MissingExtraError`; `ExportError`, also from a batch, for a network that the engine
+    cannot take or answers otherwise.
     """
-    modes = get_args(Compile)
-    if not isinstance(compile, bool) and compile not in modes:
-        raise ConfigError(f"compile is {quoted(compile)}; it must be True, False or one of {', '.join(modes)}")
-    net = folded_network(model, precision, plain=bool(compile))
-    if compile is True and net.device.type == "cpu":
-        net.compile(options={"freezing": True})  # lays the weights out ahead, as FusedConv does
-    elif compile:
-        net.compile(mode="default" if compile is True else compile)
-    return net
+    if engine not in get_args(Engine):
+        known = get_args(Engine)
+        raise ConfigError(
+            f"engine is {quoted(engine)}; it must be one of {', '.join(known)}{nearest(str(engine), known)}"
+        )
+    if package is not None and engine != "aoti":
+        raise ConfigError(f"package is for engine 'aoti', and engine is {engine!r}; leave it out")
+    if package is not None and Path(package).suffix != ".pt2":
+        raise ConfigError(f"{quoted(str(package))} does not end in .pt2, as a package of aoti does; name the file so")
+    net = folded_network(model, precision, plain=False, make=FoldedResNet if engine == "eager" else EngineResNet)
+    wanted = () if shapes is None else check_shapes(shapes, net.in_channels or net.config.in_channels)
+    if not isinstance(net, EngineResNet):
+        return net
+    with torch.inference_mode(False), torch.no_grad():
+        network = copied(model).float()
+    engines = candidates(net.device, precision) if engine == "auto" else (engine,)
+    alone = why_eager_alone(network) or ("no other engine is installed" if engines == ("eager",) else None)
+    if alone is not None:
+        if engine != "auto":
+            raise ConfigError(f"{alone}; engine is {engine!r}")
+        eager = folded_network(model, precision, plain=False)
+        eager.why += f"; {alone}"
+        return eager
+    refuse_engine(engine, net.device, precision)
+    for library in LIBRARIES.get(engine, ()):
+        need(library, extra=EXTRAS[engine])
+    setting = Setting(
+        engines,
+        asked=precision,
+        precision=net.precision,
+        device=net.device,
+        threads=torch.get_num_threads(),
+        fold=lambda name: folded_network(network, name, plain=True),
+        package=None if package is None else Path(package),
+    )
+    return net.start(Runs(setting, network, partial(FoldedResNet.forward, net)), engine, wanted)
 
 
-def folded_network(model: ResNet, precision: str, *, plain: bool) -> FoldedResNet:
+def folded_network(
+    model: ResNet, precision: str, *, plain: bool, make: type[FoldedResNet] = FoldedResNet
+) -> FoldedResNet:
     """The network folded; `plain` keeps to torch's ordinary operations, for whatever compiles or exports it."""
     with torch.inference_mode(False), torch.no_grad():  # so that it serves outside the block where it is made
         network = copied(model)
@@ -132,4 +244,4 @@ def folded_network(model: ResNet, precision: str, *, plain: bool) -> FoldedResNe
         name, why = choose_precision(precision, device)
         dtype = DTYPES[name]
         fused = device.type == "cpu" and not plain and onednn_fuses(dtype)
-        return FoldedResNet(network, Fold(device, dtype, FusedConv if fused else FoldedConv), device, name, why)
+        return make(network, Fold(device, dtype, FusedConv if fused else FoldedConv), device, name, why)
