@@ -2,6 +2,6 @@
 
 from residuum.export.int8.calibration import Calibration as Calibration
 from residuum.export.int8.calibration import calibration as calibration
-from residuum.export.int8.quantize import GateError as GateError
-from residuum.export.int8.quantize import Quantized as Quantized
-from residuum.export.int8.quantize import quantize as quantize
+from residuum.export.int8.gate import GateError as GateError
+from residuum.export.int8.gate import Quantized as Quantized
+from residuum.export.int8.gate import quantize as quantize

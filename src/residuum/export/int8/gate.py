@@ -33,6 +33,7 @@ ROUNDS = 5  # attempts of the gate
 GATE = 10_000  # test images that are looked at
 LOOKED = 32  # test images of which blocks' outputs are compared
 BATCH = 8
+SECONDS = 1.0  # for which the speed at each batch is measured
 FALL = 3.0  # dB between images for calibration and test images that are not as alike as they should be
 COLOURS = 6.0  # standard errors between the mean colours of images for calibration and test images
 SAME = 1e-4  # of a block's largest output: what the float network in another runtime may differ by
@@ -54,7 +55,6 @@ class Network(Protocol):
     """A float network as one runtime has it, and what is done with it and with what is made of it."""
 
     runtime: str
-    methods: tuple[str, ...]
     names: tuple[str, ...]
     model: Any
 
@@ -71,6 +71,7 @@ NETWORKS: dict[str, Callable[[ExportedProgram, Sequence[str]], Network]] = {
     "onnx": OnnxNetwork,
     "openvino": OpenVinoNetwork,
 }
+METHODS = {"onnx": OnnxNetwork.methods, "openvino": OpenVinoNetwork.methods}
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,11 +134,11 @@ def quantize(
         raise ConfigError(f"max_drop is {quoted(max_drop)}; it must be points of accuracy from 0 to 100")
     instructions = dot_products()
     reduced = not instructions if reduced is None else reduced
+    method = DEFAULTS[runtime] if method is None else method
+    if method not in METHODS[runtime]:
+        raise ConfigError(f"method is {quoted(method)}; for {runtime} it is one of {', '.join(METHODS[runtime])}")
     program, tapped = captured(model, preprocessing.image_size)
     network = NETWORKS[runtime](program, tapped.names)
-    method = DEFAULTS[runtime] if method is None else method
-    if method not in network.methods:
-        raise ConfigError(f"method is {quoted(method)}; for {runtime} it is one of {', '.join(network.methods)}")
 
     test = _at_most(test, GATE)
     classes = model.classes or tuple(map(str, range(model.config.num_classes)))
@@ -326,14 +327,14 @@ def size_of(network: Network, model: Any) -> int:
         return sum(file.stat().st_size for file in Path(folder).iterdir())
 
 
-def speed(plain: Logits, session: Logits, images: Tensor, batch: int, *, seconds: float = 1.0) -> Speed:
-    """Images/s of both, the median of passes that are run in turns for about so many seconds."""
+def speed(plain: Logits, session: Logits, images: Tensor, batch: int) -> Speed:
+    """Images/s of both, the median of passes that are run in turns."""
     given = images[torch.arange(batch) % len(images)].contiguous()
     cpu = torch.device("cpu")
     times: tuple[list[float], list[float]] = ([], [])
     plain(given), session(given)
     begin = now(cpu)
-    while len(times[0]) < 3 or (now(cpu) - begin < seconds and len(times[0]) < 200):
+    while len(times[0]) < 3 or (now(cpu) - begin < SECONDS and len(times[0]) < 200):
         for run, spent in zip((plain, session), times, strict=True):
             start = now(cpu)
             run(given)
