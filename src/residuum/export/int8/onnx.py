@@ -74,7 +74,7 @@ class OnnxNetwork:
                 )
             except Exception as error:  # its own, of many kinds
                 raise ExportError(f"ONNX Runtime cannot quantize the network: {first_line(error)}") from error
-            return onnx.load(path)  # type: ignore[no-any-return]
+            return onnx.load(path)
 
     def _nodes(self, block: str) -> list[Any]:
         """The nodes between the output of the block before and that of this one."""
