@@ -26,7 +26,7 @@ from residuum.errors import ConfigError, DataError, WeightsError, quoted
 from residuum.files import new_folder
 from residuum.inference.explain import TOGETHER, TOP, Classes, Explanation, Method, check_method, explained, ready
 from residuum.nn.resnet import ResNet
-from residuum.report.pictures import Picture, Scale, draw_maps, draw_sheet, enlarged, overlaid, words
+from residuum.report.pictures import SMALLEST, Picture, Scale, draw_maps, draw_sheet, enlarged, overlaid, words
 from residuum.weights.files import load
 
 SHEET = 24  # images on the sheet
@@ -185,7 +185,8 @@ def described(found: Explanation) -> str:
     if found.method == "gradcam":
         return f"Grad-CAM at stage {found.stage}: {size} cells, drawn smoothly"
     if found.method == "ig":
-        return f"Integrated gradients from the mean colour: {size} pixels"
+        smooth = ", drawn smoothly" if max(height, width) < SMALLEST else ""
+        return f"Integrated gradients from the mean colour: {size} pixels{smooth}"
     return f"Occlusion by a grey square: {size} positions, drawn smoothly"
 
 
