@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,15 @@ def test_a_file_takes_pixels_or_normalised_tensors(ending, kind, free, tmp_path,
     if not free:
         with pytest.raises(DataError, match="images are 51 x 47; .* takes 32 x 40"):
             file(other)
+
+
+@pytest.mark.parametrize("size", [(61, 45), (97, 97), (40, 28)])
+def test_a_grey_program_takes_images_of_other_shapes_than_its_example(size):
+    model = network(in_channels=1)
+    given = Input("image", 1, SIZE, replace(model.preprocessing, image_size=SIZE, crop=1.0))
+    program = captured(Scale(given), given.example, given.free)
+    images = torch.randint(0, 256, (1, *size, 1), dtype=torch.uint8)
+    assert torch.equal(program.module()(images), Scale(given)(images))
 
 
 @pytest.mark.slow

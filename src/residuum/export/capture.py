@@ -23,6 +23,9 @@ def captured(module: nn.Module, example: Tensor, free: tuple[int, ...]) -> Expor
     fixed = [axis for axis in free if isinstance(given.meta["val"].shape[axis], int)]
     if fixed:
         raise ExportError(f"torch has fixed axis {fixed[0]} of the input at {example.shape[fixed[0]]}; it must be free")
+    # What torch noted of how the example lay in memory; it would refuse images of other shapes, for which the program
+    # computes the same. It has no public way to leave that out of a file.
+    program._guards_code = []
     return program
 
 
