@@ -18,8 +18,8 @@ class Export:
     source: Annotated[str, tyro.conf.Positional]
     # runtime that the file is for
     to: Literal["onnx", "openvino", "pt2"] = "onnx"
-    # file to write, ending in .onnx, .xml or .pt2; the source's name in this folder where left out
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    # file to write, ending in .onnx, .xml or .pt2, or the folder for a server; the source's name where left out
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     # what the file takes: decoded images of any size, pixels of the network's size, or normalised tensors; images where
     # the weights say their preprocessing, and else normalised tensors (default auto)
     input: Literal["auto", "image", "pixels", "normalized"] = "auto"
@@ -35,6 +35,8 @@ class Export:
     half: bool = False
     # folder of images that the proof compares; the test split of the run where left out, else made-up images alone
     images: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    # write a folder of models for this server, named by --out: Triton, or OpenVINO Model Server (default: the file)
+    server: Literal["triton", "ovms"] | None = None
 
 
 def run(command: Export, console: Console) -> int:
@@ -54,10 +56,11 @@ def run(command: Export, console: Console) -> int:
             command.opset,
             command.half,
             command.images,
+            command.server,
         )
     )
     for note in written.notes:
         say(console, note)
     say(console, f"proved: {written.proof}")
-    say(console, f"written: {written.path}")
+    say(console, f"written: {written.models or written.path}")
     return 0

@@ -2,7 +2,9 @@
 
 import contextlib
 import random
-from dataclasses import dataclass
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,9 +15,10 @@ from residuum.data.catalog import scan
 from residuum.data.decoding import is_image, read_image
 from residuum.data.settings import DataSettings
 from residuum.data.sources import Dataset, Split, open_dataset
-from residuum.errors import ConfigError, DataError, ResiduumError, quoted
+from residuum.errors import ConfigError, DataError, ExportError, ResiduumError, quoted
 from residuum.export.inputs import Kind, Order
 from residuum.export.proof import Proof
+from residuum.export.servers import Server, server_folder
 from residuum.export.write import ENDINGS, Format, export
 from residuum.factory import create
 from residuum.files import cache_folder, read_text
@@ -41,6 +44,7 @@ class Request:
     opset: int | None
     half: bool
     images: Path | None
+    server: Server | None = None
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,15 @@ class Written:
     path: Path
     proof: Proof
     notes: tuple[str, ...]
+    models: Path | None = None  # folder that a server loads
 
 
 def write(request: Request) -> Written:
     """Export as asked; raises `ResiduumError`."""
+    if request.server is not None:
+        return _for_server(request, request.server)
     model, notes = _network(request.source)
-    path = request.out or Path(Path(request.source.replace(":", "-").rstrip("/")).name).with_suffix(ENDINGS[request.to])
+    path = request.out or Path(f"{_name(request.source)}{ENDINGS[request.to]}")
     if path.suffix != ENDINGS[request.to]:
         raise ConfigError(f"{quoted(str(path))} must end in {ENDINGS[request.to]} to export to {request.to}")
     images, of = _images(request, model)
@@ -72,6 +79,25 @@ def write(request: Request) -> Written:
         order=request.order, opset=request.opset, half=request.half, images=images,
     )  # fmt: skip
     return Written(path, proof, notes)
+
+
+def _for_server(request: Request, server: Server) -> Written:
+    """A folder of models, named `out`, with the file in it and the proof beside the file."""
+    folder = request.out or Path(f"{_name(request.source)}-{server}")
+    if folder.exists():
+        raise ExportError(f"{quoted(str(folder))} exists already; choose another --out")
+    ending = ENDINGS[request.to]
+    with tempfile.TemporaryDirectory(prefix="residuum-export-") as place:
+        name = folder.name.removesuffix(f"-{server}")
+        written = write(replace(request, server=None, out=Path(place) / f"{name}{ending}"))
+        models = server_folder(written.path, folder, server)
+        statement = written.path.with_name(f"{written.path.name}.proof.json")
+        shutil.copyfile(statement, models / "proof.json")
+    return replace(written, path=models / "1" / f"model{ending}", models=folder)
+
+
+def _name(source: str) -> str:
+    return Path(source.replace(":", "-").rstrip("/")).name
 
 
 def _network(source: str) -> tuple[ResNet, tuple[str, ...]]:
