@@ -6,7 +6,8 @@
 For each run folder of `residuum train`, and each way to find the ranges of activations: top-1 on the run's test images
 before and after, their paired difference with its 95 % interval, on how many images both say the same class, and the
 mean over blocks of signal to quantisation noise. The default of a runtime is the way with the highest mean signal to
-noise over the trained networks among those that lose no more top-1 accuracy than the best way, within its interval.
+noise over the trained networks, among those that lose no more accuracy than their interval explains; ways within 1 dB
+count as equal, and then it is the first, which keeps no values in memory.
 
 `--speed` measures resnet50 with random weights at 224x224 instead: images/s of the int8 network and of the float one as
 the same runtime runs it (in bf16 where the processor has instructions for it), in turns.
