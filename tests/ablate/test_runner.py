@@ -34,7 +34,7 @@ def test_cells_that_go_wrong_are_named_others_finish_and_a_second_call_tries_the
     assert outcome.finished == 21  # a divergence is a result
     found = {(cell.variant, cell.seed): cell for cell in collect(plan).cells}
     assert sum(cell.status == "done" for cell in found.values()) == 20
-    assert {(cell.variant, cell.seed) for cell in outcome.failed} == {("v1", 0), ("v2", 1), ("v3", 2)}
+    assert {(cell.variants[0], cell.seed) for cell in outcome.failed} == {("v1", 0), ("v2", 1), ("v3", 2)}
     assert found["v1", 0].reason == "ValueError: no such thing"
     assert "SIGKILL" in found["v2", 1].reason
     assert found["v3", 2].reason == "it took longer than 1s"
@@ -49,7 +49,7 @@ def test_cells_that_go_wrong_are_named_others_finish_and_a_second_call_tries_the
     go_wrong(plan, v1_0="raises")
     outcome, _ = run_fake(plan)
     assert sorted(calls(plan)[before:]) == ["v1 0", "v2 1", "v3 2"]
-    assert [(cell.variant, cell.seed) for cell in outcome.failed] == [("v1", 0)]
+    assert [(cell.variants[0], cell.seed) for cell in outcome.failed] == [("v1", 0)]
 
     before = len(calls(plan))
     outcome, said = run_fake(plan)

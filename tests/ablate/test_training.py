@@ -115,18 +115,16 @@ def test_finished_cells_keep_no_state_and_weights_only_where_asked(tiny, tmp_pat
 
 
 @pytest.mark.slow
-def test_known_effects_on_the_digits_are_found(tmp_path, monkeypatch):
-    """Measured over the seeds 0 to 7: a learning rate of 0.001 and one epoch cost tens of points. Here are others."""
+def test_a_known_effect_on_the_digits_is_found(tmp_path, monkeypatch):
+    """Measured over the seeds 0 to 7: one epoch in place of ten costs 85.7 points (84.1 to 87.3). Here are others."""
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
-    text = (
-        "name = 'known'\ndesign = 'list'\nseeds = [100, 101, 102]\nmargin = 1.0\n[base]\nepochs = 6\n[variant.base]\n"
-    )
-    text += "[variant.slow]\nlr = 0.001\n[variant.short]\nepochs = 1\n[run]\nworkers = 2\nthreads = 1\n"
+    text = "name = 'known'\ndesign = 'list'\nseeds = [100, 101, 102]\n[base]\nepochs = 10\n[variant.base]\n"
+    text += "[variant.short]\nepochs = 1\n[run]\nworkers = 2\nthreads = 1\n"
     plan = lay_out(Study.from_toml(text), tmp_path)
     assert run(plan).failed == ()
-    found = {one.variant: one for one in compare(collect(plan))}
-    assert {name: verdict(one) for name, one in found.items()} == {"slow": "worse", "short": "worse"}
-    assert found["short"].mean < -0.3
+    (found,) = compare(collect(plan))
+    assert verdict(found) == "worse"
+    assert found.mean < -0.6
 
 
 @pytest.mark.slow
