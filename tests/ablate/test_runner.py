@@ -67,6 +67,13 @@ def test_a_worker_that_cannot_start_ends_the_study_in_a_sentence_and_counts_for_
     assert {cell.status for cell in collect(plan).cells} == {"waiting"}
 
 
+def test_a_cell_may_fork_processes_as_those_that_read_images_do(tmp_path):
+    plan = planned(tmp_path, seeds=(0,))
+    go_wrong(plan, v0_0="forks")
+    outcome, said = run_fake(plan, only=("v0",))
+    assert outcome.finished == 1, said
+
+
 def test_variants_can_be_run_alone(tmp_path):
     plan = planned(tmp_path)
     outcome, _ = run_fake(plan, only=("v0", "v2"))

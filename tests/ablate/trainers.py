@@ -1,6 +1,7 @@
 """Stand-ins for training: cells that take no time, and go wrong where a test wants them to."""
 
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -40,6 +41,10 @@ def fake(job):
             raise DivergedError("the loss became nan")
         case "slow":
             time.sleep(0.5)
+        case "forks":
+            child = multiprocessing.get_context("fork").Process(target=int)
+            child.start()
+            child.join()
     folder.mkdir(parents=True, exist_ok=True)
     smoothing = job.recipe["loss.label_smoothing"]
     row = {"epoch": 1, "test_accuracy": 0.9 - smoothing + record["seed"] / 1000, "test_loss": 0.3, "seconds": 0.1}

@@ -12,10 +12,9 @@ import os
 import queue
 import shutil
 import signal
-import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -58,9 +57,14 @@ def main() -> None:
     """Take jobs until the input ends. What libraries print goes to standard error."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    # Processes that are forked, such as those that read images, close `sys.stdin`: they would wait for ever for whoever
+    # reads it here.
+    lines = os.fdopen(os.dup(0), encoding="utf-8")
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
     jobs: queue.Queue[str | None] = queue.Queue()
     busy = threading.Event()
-    threading.Thread(target=_read, args=(jobs, busy), daemon=True).start()
+    threading.Thread(target=_read, args=(lines, jobs, busy), daemon=True).start()
 
     def tell(**what: Any) -> None:
         with contextlib.suppress(OSError, ValueError):  # nobody is left to be told
@@ -76,8 +80,8 @@ def main() -> None:
         tell(**ended)
 
 
-def _read(jobs: "queue.Queue[str | None]", busy: threading.Event) -> None:
-    for line in sys.stdin:
+def _read(lines: Iterable[str], jobs: "queue.Queue[str | None]", busy: threading.Event) -> None:
+    for line in lines:
         busy.set()
         jobs.put(line)
     jobs.put(None)

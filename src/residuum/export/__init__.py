@@ -1,3 +1,4 @@
-"""Networks for other programs: `export` writes one in another format, proved to answer as the network does."""
+"""Networks as files for other runtimes, and the proof that they compute the same."""
 
-from residuum.export.program import export as export
+from residuum.export.proof import Proof as Proof
+from residuum.export.write import export as export

@@ -121,12 +121,12 @@ def _batches(job: Job, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _seconds_in(job: Job, epoch: int, clock: Clock) -> float:
-    state, steps, earlier = job.state, len(job.train), dict(clock.seconds)
+    state, net, steps, earlier = job.state, job.net, len(job.train), dict(clock.seconds)
     state.network.train()
     begin = now(state.device)
     for count, (images, labels) in enumerate(clock.batches(_batches(job, epoch)), 1):
         state.progress.step %= steps
-        step(state, state.network, job.recipe, images, labels, steps, clock.lap, cut=Cut.of(job.train.schedule))
+        step(state, net, job.recipe, images, labels, steps, clock.lap, cut=Cut.of(job.train.schedule))
         seconds = now(state.device) - begin
         clock.read()
         if count == WARM_UP:

@@ -202,6 +202,9 @@ class Recipe:
     seed: Annotated[int, AtLeast(0, 2**63 - 1)] = 0
     # fp32, bf16, or auto, which is bf16 where the device computes it
     precision: Precision = "auto"
+    # compile training steps by torch.compile: they take less time after a minute or two of compiling, which pays for
+    # long runs of small networks. Dropped branches and dropout are other draws than those of steps that are not compiled
+    compile: bool = False
     # the network; any field of the preset can be changed, --model.width 0.5
     model: ResNetConfig = field(default_factory=lambda: preset("digits_resnet"))
     # which images, and how they are split

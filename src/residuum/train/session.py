@@ -24,6 +24,7 @@ from residuum.train import environment
 from residuum.train.bottleneck import WaitingForData, in_words, of_rows
 from residuum.train.chunks import Cut
 from residuum.train.clock import Clock
+from residuum.train.compiling import compiled, need_compiler
 from residuum.train.distributed import ALONE, Replica, Team, join, own_device
 from residuum.train.execution import Execution
 from residuum.train.finetune import freeze_for, frozen_parts, read_start, take_weights, whole_path
@@ -312,7 +313,8 @@ class Job:
     @property
     def net(self) -> Callable[[Tensor], Tensor]:
         """The network as a step calls it."""
-        return Replica(self.state.network) if self.team.world > 1 else self.state.network
+        network = compiled(self.state.network) if self.recipe.compile else self.state.network
+        return Replica(network) if self.team.world > 1 else network
 
 
 def prepare(
@@ -329,6 +331,10 @@ def prepare(
     `weights` are those to start from; a run that goes on has them in its state.
     """
     set_up(device)
+    if recipe.compile:
+        need_compiler(device)
+        if execution.memory is not None:
+            raise ConfigError("a compiled step plans its own recomputation; leave out --memory or --compile")
     _say(callbacks, "reading", f"{recipe.data.path}, {len(catalog.classes)} classes")
     for reason, count in catalog.left_out.items():
         _say(callbacks, "left out", f"{count:,} {reason}")

@@ -1,0 +1,248 @@
+"""A network as a file for another runtime, which is given out once it has been proved to answer as the network does."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from residuum.errors import ConfigError, DeviceError, ExportError, quoted
+from residuum.export import onnx, openvino
+from residuum.export.capture import captured, captured_network
+from residuum.export.inputs import Input, Kind, Normal, Order, Scale
+from residuum.export.proof import FROM_IMAGES, HALF, TOLERANCE, Proof, batched, made_images, prove_file
+from residuum.inference.optimize import FoldedResNet, folded_network
+from residuum.inference.surgery import copied, own_hooks
+from residuum.nn.resnet import ResNet
+from residuum.runtimes.exported import NOTE, self_test_images
+from residuum.runtimes.onnx import onnx_model
+from residuum.runtimes.openvino import openvino_model
+
+Format = Literal["onnx", "openvino", "pt2"]
+ENDINGS: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+_LIBRARIES = {"onnx": ("torch", "onnx", "onnxscript"), "openvino": ("torch", "openvino"), "pt2": ("torch",)}
+
+
+def export(
+    model: ResNet,
+    path: str | Path,
+    *,
+    input: Kind | None = None,  # noqa: A002
+    image_size: tuple[int, int] | None = None,
+    dynamic_size: bool = False,
+    order: Order = "rgb",
+    opset: int | None = None,
+    half: bool = False,
+    images: Sequence[Tensor] = (),
+) -> Proof:
+    """Write the network for another runtime; the ending of `path` says which: .onnx, .xml (OpenVINO) or .pt2 (torch).
+
+    The file takes what `input` says: decoded `image`s of any size, uint8 (N, H, W, C), which it scales, crops and
+    normalises as evaluation does (the default where the network says its preprocessing); `pixels` of the size that the
+    network looks at, uint8 too; or `normalized` tensors, float32 (N, C, H, W). It gives float32 logits. N is free;
+    `dynamic_size` frees height and width of the last two. `image_size` is the preprocessing's where left out. `order`
+    is that of the channels of uint8 images. `opset` is for ONNX; `half` stores OpenVINO's weights in fp16.
+
+    The network is taken as in evaluation, in fp32, and left as it was. What was written is opened by its own runtime in
+    a new process and compared with the network on `images`, decoded, uint8 (H, W, C), and on made-up ones of several
+    sizes. Only a file that passes gets its name; beside it lies the proof, NAME.proof.json.
+
+    Raises `ConfigError` for what cannot be exported so, `ExportError` where the runtime cannot take the network or
+    answers otherwise, `MissingExtraError`.
+    """
+    path = Path(path)
+    to = next((name for name, ending in ENDINGS.items() if ending == path.suffix), None)
+    if to is None:
+        raise ConfigError(f"{quoted(str(path))} must end in {', '.join(ENDINGS.values())}: that says for which runtime")
+    if opset is not None and to != "onnx":
+        raise ConfigError(f"an opset is ONNX's, and {path.suffix} has none; leave it out")
+    if half and to != "openvino":
+        raise ConfigError("half stores the weights of OpenVINO files in fp16; leave it out for others")
+    given = _input(model, input, image_size, dynamic_size, order)
+    _check_images(images, given)
+    with torch.inference_mode(False), torch.no_grad():
+        network = _plain(model)
+        net = folded_network(network, "fp32", plain=True)
+        batches = [*batched(images), *made_images(given)]
+        note = note_of(model, given, to, net)
+        fill = _WRITERS[to](net, given, note, opset, half)
+        allowed = HALF if half else FROM_IMAGES if given.kind == "image" and to != "pt2" else TOLERANCE["fp32"]
+        return given_out(path, fill, lambda partial: prove_file(partial, network, given, batches, allowed))
+
+
+def _input(
+    model: ResNet, kind: Kind | None, image_size: tuple[int, int] | None, dynamic_size: bool, order: Order
+) -> Input:
+    if not isinstance(model, ResNet):
+        copied(model)  # which says what it is
+    how = model.preprocessing
+    if image_size is not None and (
+        len(image_size) != 2 or not all(isinstance(side, int) and side >= 1 for side in image_size)
+    ):
+        raise ConfigError(f"image_size is {quoted(image_size)}; it must be height and width, such as (224, 224)")
+    if image_size is None and how is None:
+        raise ConfigError("the network does not say at what size it looks; give image_size, such as (224, 224)")
+    size = image_size or (how.image_size if how is not None else (0, 0))
+    kind = kind or ("image" if how is not None else "normalized")
+    if how is not None and size != how.image_size:
+        if kind == "image":
+            raise ConfigError(
+                f"image_size is {size}, but images are scaled to {how.image_size} for this network; change "
+                "model.preprocessing, or export with input pixels"
+            )
+    return Input(kind, model.config.in_channels, (size[0], size[1]), how, order, dynamic_size)
+
+
+def _check_images(images: Sequence[Tensor], given: Input) -> None:
+    for image in images:
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != given.channels or not image.numel():
+            raise ConfigError(
+                f"an image is {image.dtype} {tuple(image.shape)}; the proof takes torch.uint8 (H, W, {given.channels})"
+            )
+        if given.kind != "image" and tuple(image.shape[:2]) != given.image_size and not given.dynamic_size:
+            raise ConfigError(
+                f"an image is {tuple(image.shape[:2])}; with input {given.kind} it must be {given.image_size}"
+            )
+
+
+def _plain(model: ResNet) -> ResNet:
+    """A copy in fp32 on the CPU, in evaluation; raises `ConfigError` and `DeviceError` for what no file can hold."""
+    network = copied(model)
+    hooks = own_hooks(network)
+    if hooks:
+        raise ConfigError(
+            f"{hooks[0]} has a forward hook, and a file calls none; remove it, or make it a layer of the network"
+        )
+    network = network.to("cpu", torch.float32)
+    bad = next((name for name, t in network.state_dict().items() if not t.isfinite().all()), None)
+    if bad is not None:
+        raise ConfigError(f"{quoted(bad)} holds NaN or infinity; an export of it could not be compared")
+    return network
+
+
+def note_of(model: ResNet, given: Input, to: str, net: nn.Module) -> dict[str, Any]:
+    """What a file says of itself."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    how = given.preprocessing
+    note: dict[str, Any] = {
+        "version": 1,
+        "input": given.kind,
+        "order": given.order,
+        "channels": given.channels,
+        "image_size": list(given.image_size),
+        "dynamic_size": given.dynamic_size,
+        "classes": None if model.classes is None else list(model.classes),
+        "several_classes": model.several_classes,
+        "config": model.config.to_dict(),
+        "preprocessing": None if how is None else how.to_dict(),
+        "weights_sha256": digest.hexdigest(),
+        "versions": {name: _version(name) for name in ("residuum", *_LIBRARIES[to])},
+    }
+    if to == "pt2":
+        note["self_test"] = _self_test(net, given)
+    return note
+
+
+def _self_test(net: nn.Module, given: Input) -> dict[str, Any]:
+    size = (61, 45) if given.kind == "image" else given.image_size
+    images = self_test_images((2, *size, given.channels))
+    whole = _whole(net, given) if given.kind != "normalized" else net
+    if given.kind == "normalized":
+        images = images.permute(0, 3, 1, 2).float() / 255
+    return {"size": list(size), "logits": whole(images).tolist()}
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _whole(net: nn.Module, given: Input) -> nn.Module:
+    """From the file's input to logits."""
+    if given.kind == "normalized":
+        return net.eval()
+    assert given.preprocessing is not None
+    return nn.Sequential(Scale(given), Normal(given.preprocessing), net).eval()
+
+
+# -- formats -----------------------------------------------------------------------------------------------------------
+
+Fill = Callable[[Path], object]
+
+
+def _to_onnx(net: FoldedResNet, given: Input, note: dict[str, Any], opset: int | None, half: bool) -> Fill:
+    model = onnx.with_input(onnx_model(captured_network(net, given), opset=opset), given, opset)
+    return lambda partial: onnx.write(model, note, partial)
+
+
+def _to_openvino(net: FoldedResNet, given: Input, note: dict[str, Any], opset: int | None, half: bool) -> Fill:
+    model = openvino.with_input(openvino_model(captured_network(net, given)), given)
+    return lambda partial: openvino.write(model, note, partial, half=half)
+
+
+def _to_pt2(net: FoldedResNet, given: Input, note: dict[str, Any], opset: int | None, half: bool) -> Fill:
+    program = captured(_whole(net, given), given.example, given.free)
+
+    def fill(partial: Path) -> None:
+        with warnings.catch_warnings(action="ignore"):  # of views among weights, which are whole in the file
+            torch.export.save(program, partial, extra_files={f"{NOTE}.json": json.dumps(note, sort_keys=True)})
+
+    return fill
+
+
+_WRITERS: dict[str, Callable[[FoldedResNet, Input, dict[str, Any], int | None, bool], Fill]] = {
+    "onnx": _to_onnx,
+    "openvino": _to_openvino,
+    "pt2": _to_pt2,
+}
+
+
+def given_out(path: Path, fill: Fill, prove: Callable[[Path], Proof]) -> Proof:
+    """Let `fill` write the file beside its place, `prove` it, and only then give it its name, and the proof its own.
+
+    OpenVINO's weights, NAME.bin, come before the .xml that wants them. Whatever fails, nothing half-written is left,
+    and a file that was there before stays. Raises `ExportError` for what the file system refuses.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
+    except OSError as error:
+        raise ExportError(f"cannot write {quoted(str(path))}: {error.strerror}") from None
+    try:
+        partial = folder / path.name
+        try:
+            fill(partial)
+            proof = prove(partial)
+            (folder / f"{path.stem}.proof.json").write_text(json.dumps(_statement(partial, proof), indent=2) + "\n")
+            parts = sorted(folder.iterdir(), key=lambda part: part.name == path.name)  # the file itself at last
+            for part in parts:
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+            for part in parts:
+                part.replace(path.parent / part.name)
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, (ExportError, DeviceError)):
+                raise
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise ExportError(
+                f"cannot write {quoted(str(path))}: {quoted(reason, 200)}; free space, or choose another folder"
+            ) from None
+        return proof
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _statement(path: Path, proof: Proof) -> dict[str, Any]:
+    """The proof as it lies beside the file, which it names by its digest."""
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **proof.to_dict()}

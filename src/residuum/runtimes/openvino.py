@@ -1,0 +1,95 @@
+"""A program as an OpenVINO model, and OpenVINO, which runs one on a CPU."""
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from residuum.errors import ConfigError, DeviceError, ExportError, first_line, quoted
+from residuum.extras import need
+from residuum.runtimes.onnx import on_cpu
+
+if TYPE_CHECKING:
+    import openvino
+
+EXTRA = "openvino"
+Precision = Literal["auto", "fp32", "bf16"]
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+# What OpenVINO calls the precisions in which it computes; int8 layers stand in any of them.
+_NAMES = {"f32": "fp32", "float32": "fp32", "bf16": "bf16", "bfloat16": "bf16", "f16": "fp16", "float16": "fp16"}
+
+
+def openvino_model(program: ExportedProgram) -> "openvino.Model":
+    """A program as a model of OpenVINO, in the precision of its weights; sizes that are free in it stay free.
+
+    Raises `ExportError` where OpenVINO cannot convert the program, `MissingExtraError`.
+    """
+    ov = need("openvino", extra=EXTRA)
+    try:
+        return ov.convert_model(program)
+    except Exception as error:  # its own, of many kinds
+        raise ExportError(f"OpenVINO cannot convert the network: {_reason(error)}") from error
+
+
+class OpenVinoSession:
+    """OpenVINO on the CPU: tensors in the order of the model's inputs -> its first output.
+
+    `model` is a model in memory or its .xml or .onnx file. `precision` is fp32, bf16, or auto, the processor's own
+    choice: bf16 where it has instructions for it, whatever precision the weights are in. The attribute `precision` is
+    what the compiled model says that it runs in. `threads` is the number that computes, the library's choice where it
+    is left out. Tensors are read where they lie; the output is new memory. Several threads may call it at once.
+
+    Raises `ConfigError` for a precision that there is not, `DeviceError` for one that the processor has not,
+    `ExportError` for a model that cannot be run, `MissingExtraError`.
+    """
+
+    def __init__(
+        self, model: "openvino.Model | Path", *, precision: Precision = "auto", threads: int | None = None
+    ) -> None:
+        ov = need("openvino", extra=EXTRA)
+        if precision not in get_args(Precision):
+            raise ConfigError(f"precision is {quoted(precision)}; it must be one of {', '.join(get_args(Precision))}")
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}  # one call at a time has all threads
+        if precision != "auto":
+            settings["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            core = ov.Core()
+            opened = core.read_model(str(model)) if isinstance(model, Path) else model
+            self._opened, self._compiled = opened, core.compile_model(opened, "CPU", settings)
+            ran_in = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        except Exception as error:
+            what = quoted(str(model)) if isinstance(model, Path) else "the model"
+            raise ExportError(f"OpenVINO cannot open {what}: {_reason(error)}") from error
+        self.precision = _NAMES.get(ran_in, ran_in)
+        if precision not in ("auto", self.precision):  # it takes the wish and does something else
+            raise DeviceError(f"OpenVINO computes no {precision} on this processor; ask for {self.precision} or auto")
+        self._requests = threading.local()
+
+    def metadata(self, key: str) -> str | None:
+        """What the model says under a key beside its graph; None where it says nothing."""
+        return str(self._opened.get_rt_info([key]).value) if self._opened.has_rt_info([key]) else None
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        try:
+            if not hasattr(self._requests, "own"):
+                self._requests.own = self._compiled.create_infer_request()
+            given = [on_cpu(tensor).numpy() for tensor in tensors]
+            # Its own memory for outputs is written over by the next call, so they are copied.
+            results = self._requests.own.infer(given, share_inputs=True, share_outputs=False)
+        except RuntimeError as error:
+            if isinstance(error, DeviceError):
+                raise
+            raise ExportError(f"OpenVINO cannot run the network: {_reason(error)}") from error
+        return torch.from_numpy(results[0])
+
+
+def _reason(error: BaseException) -> str:
+    """What an error of OpenVINO's says: the lines before tell where in its source it was raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return told[-1].rstrip(".") if told else first_line(error)
