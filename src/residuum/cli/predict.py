@@ -13,7 +13,7 @@ from rich.console import Console
 from residuum.cli import answers
 from residuum.cli.console import open_console, say
 from residuum.errors import ConfigError
-from residuum.inference.predict import BATCH_SIZE, BadImages
+from residuum.inference.predict import BadImages
 from residuum.validation import AtLeast, Within
 
 
@@ -24,7 +24,7 @@ class Predict:
     Weights of other libraries bring their classes and preprocessing with them.
     """
 
-    # run folder, weights file, or reference such as torchvision:resnet50.IMAGENET1K_V2
+    # run folder, weights or exported file, or reference such as torchvision:resnet50.IMAGENET1K_V2
     source: Annotated[str, tyro.conf.Positional]
     # image files, folders, patterns in quotes such as 'photos/**/*.jpg', or - for a list of files on standard input
     images: Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -42,14 +42,16 @@ class Predict:
     features: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     # images that cannot be read: skip names each on standard error and exits 1 at the end, stop exits 2 at the first
     bad_images: BadImages = "skip"
-    # number of images that go through the network together
-    batch_size: Annotated[int, AtLeast(1)] = BATCH_SIZE
+    # number of images that are computed at a time; 8 for each core, or 32 on an accelerator, where left out
+    batch_size: Annotated[int | None, AtLeast(1)] = None
     # number of threads that read image files; as many as there are cores, at most 8, where left out
     workers: Annotated[int | None, AtLeast(1)] = None
     # device that computes: cpu, cuda, ...; auto is the accelerator if there is one
     device: str = "auto"
     # precision of convolutions; auto is bf16 where the device computes it, else fp32
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    # what runs an exported file: torch, onnxruntime or openvino; auto is the one that it was exported for
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"
 
 
 def run(command: Predict, console: Console) -> int:
@@ -75,7 +77,7 @@ def run(command: Predict, console: Console) -> int:
             predict(
                 command.source, names, top=command.top, threshold=command.threshold, mirrored=command.mirrored,
                 bad_images=command.bad_images, batch_size=command.batch_size, workers=command.workers,
-                device=command.device, precision=command.precision,
+                device=command.device, precision=command.precision, runtime=command.runtime,
             )
         )  # fmt: skip
         how = answers.chosen_format(command.format, command.out, console)

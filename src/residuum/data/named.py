@@ -73,11 +73,12 @@ class Arrivals:
     """Names as they come, some at a time: a batch is never held back for names that are still to come.
 
     A sequence is there as a whole. Anything else is asked for names by a thread of its own, up to `ahead` of them
-    before they are taken; what it raises is raised by `take`.
+    before they are taken; what it raises is `error` once it is `over`.
     """
 
     def __init__(self, names: Iterable[str], ahead: int) -> None:
         self.over = False
+        self.error: BaseException | None = None  # what asking for names ended in
         self.given = 0
         self.names = names if isinstance(names, Sequence) else None
         self.closed = threading.Event()
@@ -118,10 +119,8 @@ class Arrivals:
                 name, error = self.queue.get(block=wait or bool(found), timeout=PATIENCE if found else None)
             except queue.Empty:
                 break
-            if error is not None:
-                raise error
             if name is None:
-                self.over = True
+                self.over, self.error = True, error
             else:
                 found.append(name)
         return found

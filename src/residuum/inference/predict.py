@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from residuum.inference.answering import Answering
     from residuum.nn.resnet import ResNet
+    from residuum.runtimes.exported import Runtime
 
-BATCH_SIZE = 32  # images that go through the network together
 THRESHOLD = 0.5  # probability from which on a class is said, where an image may be of several
 Image = str | Path
 BadImages = Literal["stop", "skip"]
@@ -53,10 +53,11 @@ def predict(
     threshold: float | None = None,
     mirrored: bool = False,
     bad_images: BadImages = "stop",
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     workers: int | None = None,
     device: str = "auto",
     precision: str = "auto",
+    runtime: "Runtime" = "auto",
 ) -> Iterator[Prediction]:
     """Classify image files: a `Prediction` for each, in their order, given as soon as its batch is done.
 
@@ -66,8 +67,10 @@ def predict(
 
     `source` is a run folder, a weights file or a reference such as `torchvision:resnet50.IMAGENET1K_V2`, whatever
     `residuum.load` takes, or a network with `classes` and `preprocessing`. `optimize_for_inference` makes it fast, in
-    `precision`. `images` may come one by one from a generator: a batch is computed as soon as no more are there. Files
-    are read by `workers` threads, as many as there are cores where left out, while the network computes.
+    `precision`. It may also be an exported file, which `runtime` runs. `images` may come one by one from a generator: a
+    batch is computed as soon as no more are there. Files are read by `workers` threads, as many as there are cores
+    where left out, while the network computes. `batch_size` images, 8 for each core or 32 where left out, are computed
+    at a time.
 
     Raises at once `WeightsError` for weights that cannot be read or do not say their classes and preprocessing,
     `DeviceError`, and `ConfigError` for a value that cannot be. While it goes on, an image that cannot be read raises
@@ -78,7 +81,7 @@ def predict(
 
     from residuum.inference.answering import answering
 
-    network = answering(source, device=device, precision=precision)
+    network = answering(source, device=device, precision=precision, runtime=runtime)
     if not network.several_classes and threshold is not None:
         raise ConfigError(
             f"a threshold is for networks of several classes an image, which {network.what} is not; leave it out"
@@ -87,7 +90,7 @@ def predict(
         raise ConfigError(f"threshold is {quoted(threshold)}; it must be a number in [0, 1]")
     least = THRESHOLD if threshold is None else threshold
 
-    def compute(pixels: "Tensor") -> list[tuple[tuple[str, float], ...]]:
+    def compute(pixels: "list[Tensor]") -> list[tuple[tuple[str, float], ...]]:
         return _likeliest(network, _shares(network, pixels, mirrored), top, least)
 
     answers = _answers(network, paths, compute, batch_size, workers, bad_images)
@@ -99,7 +102,7 @@ def embed(
     images: Image | Iterable[Image],
     *,
     bad_images: BadImages = "stop",
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     workers: int | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -130,33 +133,33 @@ def _paths(images: Image | Iterable[Image]) -> Iterable[str]:
     return (os.fspath(image) for image in images)
 
 
-def _check(*, top: int, batch_size: int, workers: int | None, bad_images: str) -> None:
-    if top < 1 or batch_size < 1:
-        raise ConfigError(f"top is {quoted(top)} and batch_size {quoted(batch_size)}; both must be at least 1")
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers is {quoted(workers)}; it must be at least 1")
+def _check(*, top: int, batch_size: int | None, workers: int | None, bad_images: str) -> None:
+    for name, value in (("top", top), ("batch_size", batch_size), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {quoted(value)}; it must be at least 1")
     if bad_images not in get_args(BadImages):
         raise ConfigError(f"bad_images is {quoted(bad_images)}; it must be one of {', '.join(get_args(BadImages))}")
 
 
 def _answers(
-    network: "Answering", paths: Iterable[str], compute: Any, batch_size: int, workers: int | None, bad_images: str
+    network: "Answering",
+    paths: Iterable[str],
+    compute: Any,
+    batch_size: int | None,
+    workers: int | None,
+    bad_images: str,
 ) -> Generator[tuple[str, Any, str | None]]:
     """Each path with what `compute` makes of it, or with what is wrong with it."""
-    import torch
-
     from residuum.data.decoding import read_image
-    from residuum.data.preparing import evaluation_transform
-    from residuum.inference.stream import READERS, streamed
+    from residuum.inference.stream import READERS, streamed, usual_batch
 
-    transform = evaluation_transform(network.preprocessing)
     channels = network.preprocessing.channels
 
     answers = streamed(
         paths,
-        lambda path: transform(read_image(path, channels)),
-        lambda images: compute(torch.stack(images)),  # all have the size that the network was trained on
-        batch_size=batch_size,
+        lambda path: network.prepare(read_image(path, channels)),
+        compute,
+        batch_size=batch_size or usual_batch(network.lanes),
         lanes=network.lanes,
         readers=workers or READERS,
     )
@@ -170,14 +173,14 @@ def _answers(
                 raise found
 
 
-def _shares(network: "Answering", pixels: "Tensor", mirrored: bool) -> "Tensor":
+def _shares(network: "Answering", images: "list[Tensor]", mirrored: bool) -> "Tensor":
     """The probabilities of classes, (N, classes)."""
 
-    def of(images: "Tensor") -> "Tensor":
-        logits = network(images)
+    def of(views: "list[Tensor]") -> "Tensor":
+        logits = network(views)
         return logits.sigmoid() if network.several_classes else logits.softmax(1)
 
-    return (of(pixels) + of(pixels.flip(3))) / 2 if mirrored else of(pixels)
+    return (of(images) + of([image.flip(2) for image in images])) / 2 if mirrored else of(images)
 
 
 def _likeliest(

@@ -15,6 +15,7 @@ from residuum.errors import DataError
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 READERS = min(8, CORES)  # threads that read image files
 MOST_LANES = 8
+_EACH, _ALONE = 8, 32  # images of a batch, of several at once or of one
 
 _Found = TypeVar("_Found")
 
@@ -26,6 +27,11 @@ def lanes_of_this_machine() -> int:
     take turns with them: all wait for the one that was interrupted. Batches do not wait for each other.
     """
     return max(1, min(torch.get_num_threads(), MOST_LANES))
+
+
+def usual_batch(lanes: int) -> int:
+    """How many images are computed at a time: on a CPU few by each thread, so that feature maps stay in its cache."""
+    return _EACH * lanes if lanes > 1 else _ALONE
 
 
 def streamed(
@@ -78,6 +84,8 @@ def streamed(
             if waiting:
                 yield from waiting.popleft().result()
             elif arrivals.over:
+                if arrivals.error is not None:
+                    raise arrivals.error
                 return
     finally:
         arrivals.close()
