@@ -9,7 +9,6 @@ is missed.
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -143,8 +142,8 @@ def main() -> int:
         files = sorted(path for path in asked.photographs.rglob("*") if path.is_file())
         for i in range(asked.images):
             source = files[i % len(files)].resolve()
-            os.symlink(source, folder / f"{i:05}{source.suffix}")
-        os.symlink(files[0].resolve(), one / files[0].name)
+            (folder / f"{i:05}{source.suffix}").symlink_to(source)
+        (one / files[0].name).symlink_to(files[0].resolve())
         torch.manual_seed(0)
         theirs = torchvision.models.get_model(asked.model)
         torch.save(theirs.state_dict(), f"{root}/theirs.pt")
