@@ -12,13 +12,11 @@ from residuum.data.augmentation import (
     Draws,
     MemoryTransform,
     TrainingTransform,
-    _scaled_crop,
     border,
     draw,
-    evaluation_transform,
-    normalise,
     seed_for,
 )
+from residuum.data.preparing import evaluation_transform, normalise, scaled_crop
 from residuum.data.settings import Augmentation
 from residuum.errors import ConfigError
 from residuum.preprocessing import Preprocessing
@@ -81,7 +79,7 @@ def test_an_image_is_not_stretched_where_the_image_size_is_not_square():
 def test_only_what_a_crop_shows_is_scaled_as_the_whole_image_would_be(interpolation, shape):
     image, size = smooth(*shape), (24, 28)
     scaled = (28, 28 * shape[1] // shape[0]) if shape[0] < shape[1] else (28 * shape[0] // shape[1], 28)
-    part = _scaled_crop(image, scaled, size, interpolation)
+    part = scaled_crop(image, scaled, size, interpolation)
     mode = look(size, 1.0, interpolation)
     whole = evaluation_transform(Preprocessing(3, scaled, mode.mean, mode.std, 0.0, interpolation))(image)
     # torchvision and Pillow round between the two axes, and to weights of some bits

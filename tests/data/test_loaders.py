@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from residuum.data import reading
-from residuum.data.augmentation import evaluation_transform, normalise
 from residuum.data.catalog import scan
 from residuum.data.loaders import Schedule, make_loader
+from residuum.data.preparing import evaluation_transform, normalise
 from residuum.data.reading import decoded
 from residuum.data.settings import Augmentation, DataSettings
 from residuum.data.sources import Split, open_dataset

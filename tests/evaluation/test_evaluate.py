@@ -18,9 +18,9 @@ from residuum.errors import DataError
 from residuum.evaluation.counts import count
 from residuum.evaluation.evaluate import How, Subject, evaluate, relabelled
 from residuum.evaluation.predictions import joined, look
+from residuum.inference.answering import answering
 from residuum.preprocessing import Preprocessing
 
-CPU = torch.device("cpu")
 CLASSES = ("blue", "green", "red")
 NET = {"depths": (1, 1), "widths": (8, 8), "stem": "conv3", "stem_pool": "none", "stem_width": 8, "block": "basic"}
 
@@ -43,6 +43,10 @@ def weights(network, tmp_path_factory):
     return path
 
 
+def answers(network):
+    return answering(network, device="cpu", precision="fp32")
+
+
 def painted(count, seed=0):
     random = np.random.default_rng(seed)
     images = torch.from_numpy(random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8))
@@ -54,10 +58,7 @@ def test_a_hundred_and_one_images_count_the_same_on_any_number_of_processes(netw
     split = painted(101)
 
     def over(processes):
-        shards = [
-            look(network, split, network.preprocessing, batch_size=7, device=CPU, rank=r, world=processes)
-            for r in range(processes)
-        ]
+        shards = [look(answers(network), split, batch_size=7, rank=r, world=processes) for r in range(processes)]
         found = joined(shards, split, CLASSES, source="net", data="made up", about="")
         return found, count(CLASSES, found.labels, found.probabilities, found.losses)
 
@@ -73,7 +74,7 @@ def test_a_hundred_and_one_images_count_the_same_on_any_number_of_processes(netw
 def test_the_figures_are_those_of_the_plain_network(network):
     split = painted(40)
     found = joined(
-        [look(network, split, network.preprocessing, batch_size=16, device=CPU)],
+        [look(answers(network), split, batch_size=16)],
         split, CLASSES, source="net", data="made up", about="",
     )  # fmt: skip
     pixels = split.images.permute(0, 3, 1, 2).float()
@@ -89,9 +90,9 @@ def test_the_figures_are_those_of_the_plain_network(network):
 def test_a_mirrored_view_takes_the_mean_of_both_probabilities(network):
     split = painted(8)
     shards = [
-        look(network, split, network.preprocessing, batch_size=8, device=CPU, mirrored=True),
-        look(network, split, network.preprocessing, batch_size=8, device=CPU),
-        look(network, Split(split.images.flip(2), split.labels), network.preprocessing, batch_size=8, device=CPU),
+        look(answers(network), split, batch_size=8, mirrored=True),
+        look(answers(network), split, batch_size=8),
+        look(answers(network), Split(split.images.flip(2), split.labels), batch_size=8),
     ]
     both, plain, mirror = (torch.from_numpy(s.logits).softmax(1) for s in shards)
     assert torch.allclose(both, (plain + mirror) / 2, atol=1e-6)
@@ -205,3 +206,56 @@ def test_a_tar_is_evaluated_as_the_folder_is(command, image_folder, weights, tmp
         rows.append([line[1:] for line in csv.reader((out / "predictions.csv").open())])
         assert (out / "worst.png").stat().st_size > 1000
     assert rows[0] == rows[1]
+
+
+def same_counts(command, weights, exported, root, tmp_path, *flags):
+    """Evaluate a network and its export on the same images; what `--against` counts."""
+    pytest.importorskip("scipy")
+    for name, source, more in (("a", weights, ()), ("b", exported, flags)):
+        result = command("evaluate", source, "--data", root, "--out", tmp_path / name, *more)
+        assert result.code == 0, result.err
+    one, two = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in "ab")
+    assert one["confusion"] == two["confusion"]
+    assert one["top1"] == two["top1"]
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert two["images_per_second"] > 0
+    paired = command("evaluate", weights, "--data", root, "--against", exported).out
+    assert "+0.00 points" in paired
+    return two["about"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["image", "normalized"])
+def test_an_exported_program_is_evaluated_as_its_network_is(command, image_folder, network, weights, tmp_path, kind):
+    from residuum.export import export
+
+    export(network, tmp_path / "net.pt2", input=kind)
+    about = same_counts(command, weights, tmp_path / "net.pt2", image_folder(side=24), tmp_path)
+    assert "12 images of the test split at 16x16, in fp32 by torch." in about
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ending", "library", "flags"), [
+    (".onnx", "onnxruntime", ("--runtime", "onnxruntime")), (".xml", "openvino", ())
+])  # fmt: skip
+def test_a_file_for_another_runtime_is_evaluated_as_its_network_is(
+    command, image_folder, network, weights, tmp_path, ending, library, flags
+):
+    pytest.importorskip(library)
+    from residuum.export import export
+
+    export(network, tmp_path / f"net{ending}", input="pixels")
+    same_counts(command, weights, tmp_path / f"net{ending}", image_folder(side=24), tmp_path, *flags)
+
+
+@pytest.mark.slow
+def test_what_an_exported_file_cannot_do_is_refused(refused, image_folder, network, weights, tmp_path):
+    from residuum.export import export
+
+    export(network, tmp_path / "net.pt2")
+    asked = ("evaluate", tmp_path / "net.pt2", "--data", image_folder())
+    assert "the precision of" in refused(*asked, "--precision", "bf16")
+    assert "the image size of" in refused(*asked, "--image-size", "32")
+    assert "onnxruntime does not run .pt2 files" in refused(*asked, "--runtime", "onnxruntime")
+    assert "runs exported files" in refused("evaluate", weights, "--data", asked[3], "--runtime", "openvino")
+    assert "gives logits alone" in refused("predict", tmp_path / "net.pt2", asked[3], "--features", tmp_path / "f.npz")

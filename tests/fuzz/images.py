@@ -199,9 +199,10 @@ def examine(path: Path, whole: Path) -> dict[str, object]:
     """What came of one file: right, refused, or what is wrong with it."""
     import torch
 
-    from residuum.data.augmentation import TrainingTransform, evaluation_transform
+    from residuum.data.augmentation import TrainingTransform
     from residuum.data.catalog import scan
     from residuum.data.decoding import image_size, read_image
+    from residuum.data.preparing import evaluation_transform
     from residuum.data.settings import Augmentation
     from residuum.errors import LONGEST, DataError
     from residuum.preprocessing import Preprocessing

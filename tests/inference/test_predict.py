@@ -1,6 +1,7 @@
 """Classes of image files: by any source, in order, at once, in whatever block, with the file named that is bad."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -151,8 +152,8 @@ def test_what_cannot_be_is_refused_before_any_image_is_read(model, tmp_path):
         (WeightsError, "does not say its classes and preprocessing", lambda: predict(tmp_path / "x.safetensors", "x")),
         (WeightsError, "does not say its classes", lambda: predict(without(model, classes=None), "x.png")),
         (DataError, "no image was given", lambda: predict(model, [])),
-        (ConfigError, "both must be at least 1", lambda: predict(model, "x.png", top=0)),
-        (ConfigError, "both must be at least 1", lambda: predict(model, "x.png", batch_size=-1)),
+        (ConfigError, "top is 0; it must be at least 1", lambda: predict(model, "x.png", top=0)),
+        (ConfigError, "batch_size is -1; it must", lambda: predict(model, "x.png", batch_size=-1)),
         (ConfigError, "precision is 'int8'", lambda: predict(model, "x.png", precision="int8")),
         (DeviceError, "no device 'cuda:99'", lambda: predict(tmp_path / "x.safetensors", "x.png", device="cuda:99")),
     ]
@@ -160,3 +161,57 @@ def test_what_cannot_be_is_refused_before_any_image_is_read(model, tmp_path):
         with pytest.raises(kind) as raised:
             act()
         assert says in str(raised.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["image"])
+def test_an_exported_file_predicts_images_of_any_sizes_in_their_order(model, images, tmp_path, kind):
+    from residuum.export import export
+
+    export(model, tmp_path / "net.pt2", input=kind)
+    same(predict(tmp_path / "net.pt2", images), model, images, 3)
+
+
+def test_past_bad_images_every_other_one_has_its_prediction(model, folder, images):
+    (folder / "bad.jpg").write_bytes(b"junk")
+    asked = [str(folder / "bad.jpg"), *images[:3], str(folder / "none.png"), *images[3:]]
+    found = list(predict(model, asked, bad_images="skip", batch_size=2, precision="fp32"))
+    assert [p.path for p in found if p.error] == [asked[0], asked[4]]
+    assert all(p.error is None or (p.classes == () and p.path in p.error) for p in found)
+    same([p for p in found if not p.error], model, images, 3)
+
+
+def test_the_mirrored_view_takes_the_mean_of_both_probabilities(model, images, tmp_path):
+    Image.open(images[0]).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored.png")
+
+    def first(image, **how):
+        (found,) = predict(model, str(image), top=5, precision="fp32", **how)
+        return dict(found.classes)
+
+    both, one, other = first(images[0], mirrored=True), first(images[0]), first(tmp_path / "mirrored.png")
+    assert both == {name: pytest.approx((one[name] + other[name]) / 2, abs=1e-4) for name in CLASSES}
+
+
+def test_a_generator_that_waits_has_its_images_answered_meanwhile(model, images):
+    answered = []
+
+    def names():
+        yield images[0]
+        while not answered:
+            time.sleep(0.001)
+        yield images[1]
+
+    for prediction in predict(model, names()):
+        answered.append(prediction.path)  # noqa: PERF401 (the generator waits for it)
+    assert answered == images[:2]
+
+
+def test_what_a_generator_raises_comes_after_the_predictions_before_it(model, images):
+    def names():
+        yield from images[:2]
+        raise KeyError("lost")
+
+    found = predict(model, names(), batch_size=1)
+    assert next(found).path == images[0]
+    with pytest.raises(KeyError, match="lost"):
+        list(found)

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tests.train.runs import StopAfter, console, said, same, tiny
 
 import residuum
-from residuum.data.augmentation import normalise
 from residuum.data.catalog import scan
+from residuum.data.preparing import normalise
 from residuum.data.sources import open_dataset
 from residuum.errors import ConfigError, DataError, DeviceError, DivergedError, RunError
 from residuum.train import Execution, Recipe, fit, loop, resume, session

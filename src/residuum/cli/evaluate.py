@@ -14,13 +14,13 @@ from rich.console import Console
 class Evaluate:
     """Measure a network on labelled images: accuracy, loss, calibration, class by class. Each image counts once."""
 
-    # run folder, weights file, or reference such as timm:resnet50.a1_in1k
+    # run folder, weights or exported file, or reference such as timm:resnet50.a1_in1k
     source: Annotated[str, tyro.conf.Positional]
     # dataset to evaluate on: a name or a path of any kind; that of the run where left out
     data: str | None = None
     # split to evaluate on; auto is the test split, or the validation split where there is none
     split: Literal["auto", "train", "val", "test"] = "auto"
-    # second network to compare with on the same images: a run folder, weights file or reference
+    # second network to compare with on the same images: a run folder, weights or exported file, or reference
     against: str | None = None
     # share of the training images that is the validation split where the data has none; that of the run where left out
     holdout: float | None = None
@@ -30,6 +30,8 @@ class Evaluate:
     batch_size: int = 64
     # precision of convolutions; auto is bf16 where the device computes it, else fp32
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    # what runs an exported file: torch, onnxruntime or openvino; auto is the one that it was exported for
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"
     # also look at each image's mirror image, and take the mean of both
     mirrored: bool = False
     # leave out image files that cannot be decoded instead of stopping at the first
@@ -45,7 +47,7 @@ def run(command: Evaluate, console: Console) -> int:
     from residuum.evaluation.command import Request, evaluate_and_report
     from residuum.evaluation.evaluate import How
 
-    how = How(command.split, command.batch_size, command.device, command.precision, command.mirrored)
+    how = How(command.split, command.batch_size, command.device, command.precision, command.mirrored, command.runtime)
     request = Request(
         command.source, command.against, command.data, command.holdout, command.image_size, command.skip_bad_images,
         command.out,

@@ -1,4 +1,4 @@
-"""From images to what a network takes: evaluation, and one `Augmentation` with two back ends.
+"""From images to what a network takes in training: one `Augmentation` with two back ends.
 
 Image files are cropped, shifted and mirrored one at a time by torchvision's transforms, in the worker that reads them.
 Images in memory are so a batch at a time, on the device, by one gather. Both do the same steps in the same order; the
@@ -12,22 +12,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from residuum.data.policies import erasing_transform, policy_transform
+from residuum.data.preparing import EvaluationTransform, scaled_to
 from residuum.data.settings import Augmentation
 from residuum.preprocessing import Preprocessing
 
-# Pixels that an image may have when it is scaled before it is cropped; one that would have more is cropped first.
-LARGEST_SCALED = 1 << 22
 _CROP_RATIO = (3 / 4, 4 / 3)  # of width to height of random crops (1409.4842)
-_CACHED = 1 << 17  # values of four bytes
 _TRIES = 10  # of a random crop that does not fit
 _MIRROR = 0x6D6972  # "mir": tells these seeds from those of order and augmentation
 
@@ -37,121 +33,9 @@ def seed_for(*parts: int) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
 
 
-class Normalise:
-    """uint8 (N, C, H, W) to float, channels last, with the mean at 0 and the deviation at 1, on one device."""
-
-    def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
-        mean = torch.tensor(preprocessing.mean, device=device, dtype=torch.float32) * 255
-        std = torch.tensor(preprocessing.std, device=device, dtype=torch.float32) * 255
-        self.mean, self.std = mean, std  # of a row of pixels, as wide as the last images were
-
-    def __call__(self, images: Tensor) -> Tensor:
-        count, channels, height, width = images.shape
-        normal = torch.empty(images.shape, device=images.device, memory_format=torch.channels_last)
-        if len(self.mean) != width * channels:
-            self.mean, self.std = (row[:channels].repeat(width) for row in (self.mean, self.std))
-        # Whole rows at once: three channels alone are too few for a processor's wide registers. And on a processor so
-        # many images at a time that they stay in its cache from one operation to the next.
-        rows, pixels = normal.permute(0, 2, 3, 1).flatten(2), images.permute(0, 2, 3, 1)
-        step = max(1, _CACHED // (channels * height * width)) if images.device.type == "cpu" else max(count, 1)
-        for begin in range(0, count, step):
-            part = rows[begin : begin + step]
-            part.copy_(pixels[begin : begin + step].flatten(2))
-            part.sub_(self.mean).div_(self.std)
-        return normal
-
-
-def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 (N, C, H, W) to float, channels last, with the mean at 0 and the deviation at 1, on the images' device."""
-    return Normalise(preprocessing, images.device)(images)
-
-
 def border(preprocessing: Preprocessing) -> Tensor:
     """The mean colour, uint8 (C,), which normalises to nearly 0."""
     return (torch.tensor(preprocessing.mean) * 255).round().to(torch.uint8)
-
-
-# -- evaluation --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class EvaluationTransform:
-    """From uint8 (C, any, any) to uint8 (C, *image_size): scaled and cropped to the centre, or stretched.
-
-    Small images may come as a batch, (N, C, any, any).
-
-    As torchvision's `Resize` and `CenterCrop` do it. A long, thin image, which scaled as a whole would take gigabytes,
-    has only what the crop shows scaled.
-    """
-
-    preprocessing: Preprocessing
-
-    def __call__(self, image: Tensor) -> Tensor:
-        height, width = self.preprocessing.image_size
-        if self.preprocessing.crop == 0:
-            return _resize(image, (height, width), self.preprocessing.interpolation)
-        scaled = self._scaled(image.shape[-2], image.shape[-1])
-        if scaled[0] * scaled[1] > max(LARGEST_SCALED, 16 * height * width):
-            return _scaled_crop(image, scaled, (height, width), self.preprocessing.interpolation)
-        image = _resize(image, scaled, self.preprocessing.interpolation)
-        return functional.center_crop_image(image, [height, width])  # type: ignore[no-any-return]
-
-    def _scaled(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width to which an image is scaled, just covering the image size divided by the crop's share."""
-        up, across = (round(side / self.preprocessing.crop) for side in self.preprocessing.image_size)
-        if up * width >= across * height:
-            return up, int(up * width / height)
-        return int(across * height / width), across
-
-
-def evaluation_transform(preprocessing: Preprocessing) -> EvaluationTransform:
-    """From an image of uint8 (channels, any, any) to uint8 (channels, *image_size), as in evaluation and prediction."""
-    return EvaluationTransform(preprocessing)
-
-
-def _resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    if interpolation != "lanczos":
-        mode = InterpolationMode(interpolation)
-        return functional.resize_image(image, list(size), mode, antialias=True)  # type: ignore[no-any-return]
-    # torchvision has it for Pillow alone.
-    planes = [Image.fromarray(plane.numpy()) for plane in image.flatten(0, -3).cpu()]
-    scaled = np.stack([np.asarray(plane.resize(size[::-1], Image.Resampling.LANCZOS)) for plane in planes])
-    return torch.from_numpy(scaled).view(*image.shape[:-2], *size).to(image.device)
-
-
-def _scaled_crop(image: Tensor, scaled: tuple[int, int], size: tuple[int, int], interpolation: str) -> Tensor:
-    """The central `size` of an image scaled to `scaled`, without the rest: a product with the weights of each side."""
-    (rows, top), (columns, left) = (
-        _weights(image.shape[axis], scaled[axis], round((scaled[axis] - size[axis]) / 2.0), size[axis], interpolation)
-        for axis in (-2, -1)
-    )
-    shown = image[:, top : top + rows.shape[1], left : left + columns.shape[1]].float()
-    return (rows @ shown @ columns.T).round().clamp(0, 255).to(torch.uint8)
-
-
-def _weights(length: int, scaled: int, first: int, count: int, interpolation: str) -> tuple[Tensor, int]:
-    """Weights (count, n) of pixels from `low` on, for pixels `first` and on of a side that `length` is scaled to."""
-    step = length / scaled
-    stretch = max(step, 1.0)
-    reach = {"nearest": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}[interpolation] * stretch
-    centres = (torch.arange(first, first + count, dtype=torch.float64) + 0.5) * step
-    if interpolation == "nearest":
-        chosen = (torch.arange(first, first + count, dtype=torch.float64) * step).floor().clamp_max(length - 1).long()
-        low = int(chosen[0])
-        return F.one_hot(chosen - low).float(), low
-    low = max(0, math.floor(float(centres[0]) - reach))
-    high = min(length, math.ceil(float(centres[-1]) + reach))
-    pixels = torch.arange(low, high, dtype=torch.float64) + 0.5
-    distance = ((pixels - centres[:, None]) / stretch).abs()
-    if interpolation == "bilinear":
-        weights = (1 - distance).clamp_min(0)
-    elif interpolation == "bicubic":  # Keys' kernel with a = -0.5, as Pillow's
-        near = (1.5 * distance - 2.5) * distance**2 + 1
-        far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-        weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
-    else:
-        weights = torch.where(distance < 3, distance.sinc() * (distance / 3).sinc(), 0.0)
-    return (weights / weights.sum(1, keepdim=True)).float(), low
 
 
 # -- training, one file at a time --------------------------------------------------------------------------------------
@@ -187,7 +71,7 @@ class TrainingTransform:
         if self.crop is not None:
             box = self.crop.make_params([image])
             image = image.narrow(1, box["top"], box["height"]).narrow(2, box["left"], box["width"])
-            image = _resize(image, (height, width), self.preprocessing.interpolation)
+            image = scaled_to(image, (height, width), self.preprocessing.interpolation)
         else:
             image = self.evaluate(image)
         if pad:

@@ -19,15 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from residuum.data.augmentation import (
     Draws,
-    EvaluationTransform,
     MemoryTransform,
-    Normalise,
     TrainingTransform,
     draw,
     mirrored_first,
     seed_for,
 )
 from residuum.data.balance import balanced_order, one_class_each, weighted_order
+from residuum.data.preparing import EvaluationTransform, Normalise
 from residuum.data.reading import Desk, leave_interrupts_to_the_main_process
 from residuum.data.settings import Augmentation
 from residuum.data.sources import Split

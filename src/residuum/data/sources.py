@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residuum.data.augmentation import evaluation_transform, normalise
 from residuum.data.decoding import image_size, read_image
 from residuum.data.listing import NAMED, Catalog, Files, Label, held_out, labels_of, split_files
 from residuum.data.places import Place
+from residuum.data.preparing import evaluation_transform, normalise
 from residuum.data.reading import decoded
 from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError, DataError, first_line, quoted

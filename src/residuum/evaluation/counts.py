@@ -99,7 +99,7 @@ class Counts:
             right, said, there = int(self.confusion[i, i]), int(predicted[i]), int(support[i])
             yield ClassRow(name, ratio(right, said), ratio(right, there), f1_score(right, said, there), there, said)
 
-    def confused(self, most: int = 10) -> list[tuple[str, str, int]]:
+    def confused(self, most: int = 20) -> list[tuple[str, str, int]]:
         """The pairs of (true class, predicted class) that are mistaken most often, with how often."""
         wrong = self.confusion - np.diag(np.diag(self.confusion))
         order = np.argsort(-wrong, axis=None, kind="stable")[:most]

@@ -1,5 +1,6 @@
 """From a network and a dataset to predictions: whose preprocessing, which split, which class is which."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,10 @@ from residuum.data.sources import Dataset, Split, open_dataset
 from residuum.devices import pick_device, set_up
 from residuum.errors import DataError, WeightsError, nearest, quoted
 from residuum.evaluation.predictions import Predictions, gathered, joined, look
-from residuum.inference.optimize import optimize_for_inference
-from residuum.nn.resnet import ResNet
+from residuum.inference.answering import answering
 from residuum.preprocessing import Preprocessing
+from residuum.runtimes.exported import Runtime
 from residuum.validation import AtLeast, check
-from residuum.weights.files import load
 
 SplitName = Literal["auto", "train", "val", "test"]
 
@@ -31,6 +31,7 @@ class How:
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     mirrored: bool = False  # the mean over each image and its mirror image
+    runtime: Runtime = "auto"  # what runs an exported file
 
     def __post_init__(self) -> None:
         check(self)
@@ -55,31 +56,32 @@ def evaluate(
     world: int = 1,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Predictions, Subject, Preprocessing]:
-    """What a network says of each image of a dataset: any source that `residuum.load` reads, with the preprocessing
-    that its weights carry.
+    """What a network says of each image of a dataset: any source that `residuum.load` reads or an exported file, with
+    the preprocessing that it carries.
 
     The split is `how.split`; `auto` is the test split where the data has one, else the validation split. Labels are
     brought to the network's classes by name. In each of `world` processes the whole is returned. Raises `WeightsError`,
     `DataError`, `ConfigError`.
     """
-    device = pick_device(how.device)
-    model = load(source)
+    network = answering(
+        source, device=how.device, precision=how.precision, runtime=how.runtime, names_classes=False,
+        image_size=settings.image_size,
+    )  # fmt: skip
+    preprocessing = network.preprocessing
     catalog = scan(settings.path)
-    preprocessing = _preprocessing(model, source, settings)
     # How images are looked at is the network's to say, so that small ones are all the same held as they are.
     plain = replace(settings, image_size=None, crop=None, interpolation="bilinear", mean=None, std=None)
-    dataset = open_dataset(catalog, plain, channels=model.config.in_channels, cache=cache, say=say)
+    dataset = open_dataset(catalog, plain, channels=preprocessing.channels, cache=cache, say=say)
     subject = chosen_split(catalog, dataset, how.split)
-    classes = model.classes or (subject.classes if len(subject.classes) == model.config.num_classes else None)
+    classes = network.classes or (subject.classes if len(subject.classes) == network.outputs else None)
     if classes is None:
         raise WeightsError(
-            f"{quoted(str(source), 200)} does not say its classes, and its {model.config.num_classes} outputs are not "
-            f"the {len(subject.classes)} classes of the data; use weights that 'residuum train' or 'convert' wrote"
+            f"{network.what} does not say its classes, and its {network.outputs} outputs are not the "
+            f"{len(subject.classes)} classes of the data; use weights that 'residuum train' or 'convert' wrote"
         )
     labelled = Split(subject.split.images, _labels(subject, classes))
-    set_up(device)
-    fast = optimize_for_inference(model.to(device), precision=how.precision)
-    done = 0
+    set_up(pick_device(how.device))
+    done, start = 0, time.perf_counter()
 
     def count(images: int) -> None:
         nonlocal done
@@ -87,27 +89,19 @@ def evaluate(
         say(f"{done:,} of {-(-(len(labelled) - rank) // world):,} images")
 
     shard = look(
-        fast, labelled, preprocessing, batch_size=how.batch_size, device=device, mirrored=how.mirrored,
-        skip_bad_images=settings.skip_bad_images, rank=rank, world=world, count=count,
+        network, labelled, batch_size=how.batch_size, mirrored=how.mirrored, skip_bad_images=settings.skip_bad_images,
+        rank=rank, world=world, count=count,
     )  # fmt: skip
+    seconds = time.perf_counter() - start
     height, width = preprocessing.image_size
     about = f"{len(labelled):,} images of the {subject.name} split at {height}x{width}"
-    about += f"{', each with its mirror image' if how.mirrored else ''}, in {fast.precision}."
-    if not model.classes:
+    about += f"{', each with its mirror image' if how.mirrored else ''}, in {network.runs_in}."
+    if not network.classes:
         about += " The weights do not name their classes: they are taken to be the data's, in order."
-    found = joined(gathered(shard, world), labelled, classes, source=str(source), data=str(settings.path), about=about)
-    return replace(found, split=subject.name), Subject(subject.name, classes, labelled), preprocessing
-
-
-def _preprocessing(model: ResNet, source: str | Path, settings: DataSettings) -> Preprocessing:
-    if model.preprocessing is None:
-        raise WeightsError(
-            f"{quoted(str(source), 200)} does not say how images are preprocessed; use weights that 'residuum train' "
-            "or 'residuum convert' wrote, or a reference of a hub"
-        )
-    return model.preprocessing if settings.image_size is None else replace(
-        model.preprocessing, image_size=settings.image_size
-    )  # fmt: skip
+    shards = gathered(shard, world)
+    found = joined(shards, labelled, classes, source=str(source), data=str(settings.path), about=about)
+    found = replace(found, split=subject.name, images_per_second=len(found.images) / seconds)
+    return found, Subject(subject.name, classes, labelled), preprocessing
 
 
 def chosen_split(catalog: Catalog, dataset: Dataset, wanted: SplitName) -> Subject:

@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from residuum.data.ahead import read_ahead
-from residuum.data.sources import Split, evaluation_transform, normalise, read_image
+from residuum.data.sources import Split, read_image
 from residuum.errors import DataError, quoted
 from residuum.evaluation.counts import THRESHOLD, Floats, Integers
-from residuum.preprocessing import Preprocessing
-
-Logits = Callable[[Tensor], Tensor]
+from residuum.inference.answering import Answering
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +38,7 @@ class Predictions:
     losses: Floats
     skipped: tuple[str, ...] = ()  # why each image that could not be decoded was left out
     split: str = ""  # train, val or test
+    images_per_second: float = float("nan")  # reading them included
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -73,12 +72,10 @@ def names(split: Split) -> tuple[str, ...]:
 
 
 def look(
-    logits: Logits,
+    network: Answering,
     split: Split,
-    preprocessing: Preprocessing,
     *,
     batch_size: int,
-    device: torch.device,
     mirrored: bool = False,
     skip_bad_images: bool = False,
     rank: int = 0,
@@ -94,16 +91,15 @@ def look(
     found: list[Tensor] = []
     seen: list[int] = []
     skipped: list[str] = []
-    for chosen, pixels in _batches(split, preprocessing, places, batch_size, skipped, skip_bad_images):
-        images = normalise(pixels.to(device), preprocessing).contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
-            out = logits(images).double()
-            if mirrored:
-                other = logits(images.flip(3)).double()
-                if split.labels.ndim == 2:
-                    out = ((out.sigmoid() + other.sigmoid()) / 2).logit()
-                else:
-                    out = ((out.softmax(1) + other.softmax(1)) / 2).log()
+    for chosen, images in _batches(split, network, places, batch_size, skipped, skip_bad_images):
+        out = network(images).double()
+        if mirrored:
+            turned = images.flip(3) if isinstance(images, Tensor) else [image.flip(2) for image in images]
+            other = network(turned).double()
+            if split.labels.ndim == 2:
+                out = ((out.sigmoid() + other.sigmoid()) / 2).logit()
+            else:
+                out = ((out.softmax(1) + other.softmax(1)) / 2).log()
         found.append(out.cpu())
         seen += chosen
         count(len(chosen))
@@ -113,25 +109,23 @@ def look(
 
 def _batches(
     split: Split,
-    preprocessing: Preprocessing,
+    network: Answering,
     places: Sequence[int],
     batch_size: int,
     skipped: list[str],
     skip_bad_images: bool,
-) -> Iterator[tuple[list[int], Tensor]]:
-    """The images at some places, uint8 (N, C, H, W); files are read one batch ahead of the network."""
-    transform = evaluation_transform(preprocessing)
-    images = split.images
+) -> Iterator[tuple[list[int], Tensor | list[Tensor]]]:
+    """The images at some places as the network wants them; files are read one batch ahead of it."""
+    images, channels = split.images, network.preprocessing.channels
     if isinstance(images, Tensor):
         for start in range(0, len(places), batch_size):
             group = list(places[start : start + batch_size])
-            pixels = images[group].permute(0, 3, 1, 2)
-            yield group, pixels if pixels.shape[2:] == preprocessing.image_size else transform(pixels)
+            yield group, network.prepare(images[group].permute(0, 3, 1, 2))
         return
 
     def read(place: int) -> Tensor | DataError:
         try:
-            return transform(read_image(images[place], preprocessing.channels))
+            return network.prepare(read_image(images[place], channels))
         except DataError as error:
             return error
 
@@ -143,7 +137,7 @@ def _batches(
             skipped += bad
             good = [(place, r) for place, r in batch if isinstance(r, Tensor)]
             if good:
-                yield [place for place, _ in good], torch.stack([r for _, r in good])
+                yield [place for place, _ in good], [r for _, r in good]
 
 
 def joined(

@@ -166,6 +166,8 @@ def summary(found: Predictions, counts: Counts) -> dict[str, Any]:
         "data": found.data,
         "split": found.split,
         "about": found.about,
+        "skipped": list(found.skipped),
+        "images_per_second": plain(found.images_per_second),
         "top1": share(counts.accuracy),
         f"top{TOP}": share(counts.top),
         "balanced_accuracy": plain(counts.balanced_accuracy),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from residuum.data.augmentation import evaluation_transform, normalise
+from residuum.data.preparing import evaluation_transform, normalise
 from residuum.errors import ExportError, first_line, quoted
 from residuum.export.inputs import Input
 from residuum.runtimes.exported import PIXELS, opened

@@ -1,35 +1,48 @@
-"""Prediction: classes of image files by the weights of any source, as fast as they can be had."""
+"""Prediction: classes or features of image files by the weights of any source, as fast as they can be had."""
 
-import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 
-from residuum.data.ahead import read_ahead
-from residuum.errors import ConfigError, DataError, WeightsError, quoted
+from residuum.errors import ConfigError, DataError, quoted
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from residuum.inference.optimize import FoldedResNet
+    from residuum.inference.answering import Answering
     from residuum.nn.resnet import ResNet
+    from residuum.runtimes.exported import Runtime
 
-BATCH_SIZE = 32  # images that go through the network together
 THRESHOLD = 0.5  # probability from which on a class is said, where an image may be of several
 Image = str | Path
+BadImages = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The likeliest classes of one image, best first, each with its probability.
 
-    Of a network whose images may be of several classes, all that are likely enough, and it may be none.
+    Of a network whose images may be of several classes, all that are likely enough, and it may be none. Of an image
+    that cannot be read `error` says why, and there are no classes.
     """
 
     path: str
     classes: tuple[tuple[str, float], ...]
+    error: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """The features of one image, pooled over height and width: float32 (features,), or why it cannot be read."""
+
+    path: str
+    features: "NDArray[np.float32] | None"
+    error: str | None = None
 
 
 def predict(
@@ -37,99 +50,145 @@ def predict(
     images: Image | Iterable[Image],
     *,
     top: int = 3,
+    threshold: float | None = None,
+    mirrored: bool = False,
+    bad_images: BadImages = "stop",
+    batch_size: int | None = None,
+    workers: int | None = None,
     device: str = "auto",
     precision: str = "auto",
-    batch_size: int = BATCH_SIZE,
-    threshold: float | None = None,
+    runtime: "Runtime" = "auto",
 ) -> Iterator[Prediction]:
     """Classify image files: a `Prediction` for each, in their order, given as soon as its batch is done.
 
     It has the `top` likeliest classes. Where the network was trained on images of several classes, it has all whose
-    probability is at least `threshold`, 0.5 where left out.
+    probability is at least `threshold`, 0.5 where left out. `mirrored` takes the mean of the probabilities of an image
+    and its mirror image.
 
     `source` is a run folder, a weights file or a reference such as `torchvision:resnet50.IMAGENET1K_V2`, whatever
     `residuum.load` takes, or a network with `classes` and `preprocessing`. `optimize_for_inference` makes it fast, in
-    `precision`. Files are read by threads while the network computes, a few batches ahead.
+    `precision`. It may also be an exported file, which `runtime` runs. `images` may come one by one from a generator: a
+    batch is computed as soon as no more are there. Files are read by `workers` threads, as many as there are cores
+    where left out, while the network computes. `batch_size` images, 8 for each core or 32 where left out, are computed
+    at a time.
 
     Raises at once `WeightsError` for weights that cannot be read or do not say their classes and preprocessing,
-    `DeviceError`, and `ConfigError` for a number that cannot be; while it goes on, `DataError` for the first image that
-    cannot be read, after the predictions of all before its batch.
+    `DeviceError`, and `ConfigError` for a value that cannot be. While it goes on, an image that cannot be read raises
+    `DataError` after the predictions of all before it; with `bad_images="skip"` it has a `Prediction` with `error`.
     """
-    if top < 1 or batch_size < 1:
-        raise ConfigError(f"top is {quoted(top)} and batch_size {quoted(batch_size)}; both must be at least 1")
-    if isinstance(images, str | Path):
-        images = (images,)
-    if isinstance(images, list | tuple) and not images:
-        raise DataError("no image was given; name at least one file")
+    paths = _paths(images)
+    _check(top=top, batch_size=batch_size, workers=workers, bad_images=bad_images)
 
-    from residuum.devices import pick_device
-    from residuum.inference.optimize import optimize_for_inference
-    from residuum.nn.resnet import ResNet
+    from residuum.inference.answering import answering
 
-    if isinstance(source, ResNet):
-        model = source
-    else:
-        place = pick_device(device)
-        model = _loaded(source).to(place)
-    what = "the network" if isinstance(source, ResNet) else quoted(str(source))
-    if model.classes is None or model.preprocessing is None:
-        raise WeightsError(
-            f"{what} does not say its classes and preprocessing; use weights that 'residuum train' saved or a hub's, "
-            "or set them: model.classes, model.preprocessing"
+    network = answering(source, device=device, precision=precision, runtime=runtime)
+    if not network.several_classes and threshold is not None:
+        raise ConfigError(
+            f"a threshold is for networks of several classes an image, which {network.what} is not; leave it out"
         )
-    if not model.several_classes and threshold is not None:
-        raise ConfigError(f"a threshold is for networks of several classes an image, which {what} is not; leave it out")
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"threshold is {quoted(threshold)}; it must be a number in [0, 1]")
-    fast = optimize_for_inference(model, precision=precision)
-    return _predictions(fast, model, images, top, batch_size, THRESHOLD if threshold is None else threshold)
+    least = THRESHOLD if threshold is None else threshold
+
+    def compute(pixels: "list[Tensor]") -> list[tuple[tuple[str, float], ...]]:
+        return _likeliest(network, _shares(network, pixels, mirrored), top, least)
+
+    answers = _answers(network, paths, compute, batch_size, workers, bad_images)
+    return (Prediction(path, () if error else found, error) for path, found, error in answers)
 
 
-def _loaded(source: str | Path) -> "ResNet":
-    import torch
+def embed(
+    source: Union[str, Path, "ResNet"],
+    images: Image | Iterable[Image],
+    *,
+    bad_images: BadImages = "stop",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Iterator[Embedding]:
+    """The features of image files that the classifier would get: an `Embedding` for each, in their order.
 
-    from residuum.weights.files import load
+    Everything else is as in `predict`; weights without classes will do.
+    """
+    paths = _paths(images)
+    _check(top=1, batch_size=batch_size, workers=workers, bad_images=bad_images)
 
-    with torch.device("cpu"):  # whatever the caller's default is: on the meta device there would be no weights
-        return load(source)
+    from residuum.inference.answering import answering
+
+    network = answering(source, device=device, precision=precision, features=True)
+    answers = _answers(
+        network, paths, lambda pixels: list(network(pixels).cpu().numpy()), batch_size, workers, bad_images
+    )
+    return (Embedding(path, found, error) for path, found, error in answers)
 
 
-def _predictions(
-    net: "FoldedResNet", model: "ResNet", images: Iterable[Image], top: int, batch_size: int, threshold: float
-) -> Iterator[Prediction]:
-    from residuum.data.sources import evaluation_transform, read_image
+def _paths(images: Image | Iterable[Image]) -> Iterable[str]:
+    if isinstance(images, str | Path):
+        images = (images,)
+    if isinstance(images, Sequence):
+        if not images:
+            raise DataError("no image was given; name at least one file")
+        return [os.fspath(image) for image in images]
+    return (os.fspath(image) for image in images)
 
-    classes, preprocessing = model.classes, model.preprocessing
-    assert classes is not None and preprocessing is not None
-    transform = evaluation_transform(preprocessing)
 
-    def read(path: str) -> "Tensor":
-        return transform(read_image(path, preprocessing.channels))
+def _check(*, top: int, batch_size: int | None, workers: int | None, bad_images: str) -> None:
+    for name, value in (("top", top), ("batch_size", batch_size), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {quoted(value)}; it must be at least 1")
+    if bad_images not in get_args(BadImages):
+        raise ConfigError(f"bad_images is {quoted(bad_images)}; it must be one of {', '.join(get_args(BadImages))}")
 
-    pixels = read_ahead((os.fspath(image) for image in images), read, 3 * batch_size)
-    try:
-        while batch := list(itertools.islice(pixels, batch_size)):
-            found = _likeliest(net, model, [image for _, image in batch], top, threshold)
-            for (path, _), best in zip(batch, found, strict=True):
-                yield Prediction(path, tuple((classes[i], probability) for i, probability in best))
-    finally:
-        pixels.close()
+
+def _answers(
+    network: "Answering",
+    paths: Iterable[str],
+    compute: Any,
+    batch_size: int | None,
+    workers: int | None,
+    bad_images: str,
+) -> Generator[tuple[str, Any, str | None]]:
+    """Each path with what `compute` makes of it, or with what is wrong with it."""
+    from residuum.data.decoding import read_image
+    from residuum.inference.stream import READERS, streamed, usual_batch
+
+    channels = network.preprocessing.channels
+
+    answers = streamed(
+        paths,
+        lambda path: network.prepare(read_image(path, channels)),
+        compute,
+        batch_size=batch_size or usual_batch(network.lanes),
+        lanes=network.lanes,
+        readers=workers or READERS,
+    )
+    with closing(answers):
+        for path, found in answers:
+            if not isinstance(found, DataError):
+                yield path, found, None
+            elif bad_images == "skip":
+                yield path, None, str(found)
+            else:
+                raise found
+
+
+def _shares(network: "Answering", images: "list[Tensor]", mirrored: bool) -> "Tensor":
+    """The probabilities of classes, (N, classes)."""
+
+    def of(views: "list[Tensor]") -> "Tensor":
+        logits = network(views)
+        return logits.sigmoid() if network.several_classes else logits.softmax(1)
+
+    return (of(images) + of([image.flip(2) for image in images])) / 2 if mirrored else of(images)
 
 
 def _likeliest(
-    net: "FoldedResNet", model: "ResNet", images: list["Tensor"], top: int, threshold: float
-) -> list[list[tuple[int, float]]]:
-    """Of each image the places of the likeliest classes and their probabilities."""
-    import torch
-
-    from residuum.data.sources import normalise
-
-    assert model.preprocessing is not None
-    with torch.inference_mode():  # not around a yield, where it would reach into the caller
-        pixels = torch.stack(images).to(net.device)  # all have the size that the network was trained on
-        logits = net(normalise(pixels, model.preprocessing))
-        shares = logits.sigmoid() if model.several_classes else logits.softmax(1)
-        values, places = shares.topk(shares.shape[1] if model.several_classes else min(top, shares.shape[1]))
-    least = threshold if model.several_classes else 0.0
+    network: "Answering", shares: "Tensor", top: int, threshold: float
+) -> list[tuple[tuple[str, float], ...]]:
+    """Of each image the likeliest classes and their probabilities."""
+    several, classes = network.several_classes, network.classes
+    values, places = shares.topk(shares.shape[1] if several else min(top, shares.shape[1]))
+    least = threshold if several else 0.0
     rows = zip(places.tolist(), values.tolist(), strict=True)
-    return [[(at, value) for at, value in zip(*row, strict=True) if value >= least] for row in rows]
+    return [tuple((classes[at], value) for at, value in zip(*row, strict=True) if value >= least) for row in rows]
