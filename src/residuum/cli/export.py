@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from residuum.validation import AtLeast
+from residuum.validation import AtLeast, Within
 
 
 @dataclass(frozen=True)
@@ -37,28 +37,39 @@ class Export:
     images: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     # write a folder of models for this server, named by --out: Triton, or OpenVINO Model Server (default: the file)
     server: Literal["triton", "ovms"] | None = None
+    # write the network in 8-bit integers, judged on the test or validation split of its run
+    int8: bool = False
+    # folder of images that set the ranges of the integers; training images of the run where left out
+    calibration: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    # number of images that set the ranges of the integers
+    calibration_images: Annotated[int, AtLeast(32)] = 300
+    # points of top-1 accuracy that integers may cost; blocks stay in float until they cost no more
+    max_drop: Annotated[float, Within("[0, 100]")] = 1.0
 
 
 def run(command: Export, console: Console) -> int:
     """Export, and say what was proved."""
     from residuum.cli.console import say
     from residuum.export.command import Request, write
+    from residuum.export.int8.gate import GateError
+    from residuum.export.int8.report import tables
+    from residuum.report.tables import print_table
 
-    written = write(
-        Request(
-            command.source,
-            command.to,
-            command.out,
-            None if command.input == "auto" else command.input,
-            command.image_size,
-            command.dynamic_size,
-            command.order,
-            command.opset,
-            command.half,
-            command.images,
-            command.server,
-        )
-    )
+    request = Request(
+        source=command.source, to=command.to, out=command.out,
+        input=None if command.input == "auto" else command.input, image_size=command.image_size,
+        dynamic_size=command.dynamic_size, order=command.order, opset=command.opset, half=command.half,
+        images=command.images, server=command.server, int8=command.int8, calibration=command.calibration,
+        calibration_images=command.calibration_images, max_drop=command.max_drop,
+    )  # fmt: skip
+    try:
+        written = write(request, lambda text: say(console, text))
+    except GateError as error:
+        print_table(console, error.table)
+        raise
+    if written.int8 is not None:
+        for table in tables(written.int8):
+            print_table(console, table)
     for note in written.notes:
         say(console, note)
     say(console, f"proved: {written.proof}")

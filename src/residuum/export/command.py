@@ -4,19 +4,23 @@ import contextlib
 import random
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from residuum.data.augmentation import evaluation_transform
 from residuum.data.catalog import scan
 from residuum.data.decoding import is_image, read_image
+from residuum.data.preparing import evaluation_transform
 from residuum.data.settings import DataSettings
 from residuum.data.sources import Dataset, Split, open_dataset
 from residuum.errors import ConfigError, DataError, ExportError, ResiduumError, quoted
 from residuum.export.inputs import Kind, Order
+from residuum.export.int8.calibration import COUNT, calibration
+from residuum.export.int8.gate import MAX_DROP, Quantized, Runtime, quantize
+from residuum.export.int8.report import Int8Report
 from residuum.export.proof import Proof
 from residuum.export.servers import Server, server_folder
 from residuum.export.write import ENDINGS, Format, export
@@ -45,6 +49,10 @@ class Request:
     half: bool
     images: Path | None
     server: Server | None = None
+    int8: bool = False
+    calibration: Path | None = None
+    calibration_images: int = COUNT
+    max_drop: float = MAX_DROP
 
 
 @dataclass(frozen=True)
@@ -55,16 +63,22 @@ class Written:
     proof: Proof
     notes: tuple[str, ...]
     models: Path | None = None  # folder that a server loads
+    int8: Int8Report | None = None
 
 
-def write(request: Request) -> Written:
-    """Export as asked; raises `ResiduumError`."""
+def write(request: Request, say: Callable[[str], None] = lambda text: None) -> Written:
+    """Export as asked, and `say` what is being done; raises `ResiduumError`."""
+    if request.to == "pt2" and request.int8:
+        raise ConfigError("int8 is for onnx and openvino; export to one of them")
+    if request.calibration is not None and not request.int8:
+        raise ConfigError("--calibration is for --int8; leave it out")
     if request.server is not None:
-        return _for_server(request, request.server)
+        return _for_server(request, request.server, say)
     model, notes = _network(request.source)
     path = request.out or Path(f"{_name(request.source)}{ENDINGS[request.to]}")
     if path.suffix != ENDINGS[request.to]:
         raise ConfigError(f"{quoted(str(path))} must end in {ENDINGS[request.to]} to export to {request.to}")
+    quantized = _quantized(request, model, say) if request.int8 else None
     images, of = _images(request, model)
     notes = (
         *notes,
@@ -77,11 +91,12 @@ def write(request: Request) -> Written:
     proof = export(
         model, path, input=request.input, image_size=size, dynamic_size=request.dynamic_size,
         order=request.order, opset=request.opset, half=request.half, images=images,
+        quantized=quantized,
     )  # fmt: skip
-    return Written(path, proof, notes)
+    return Written(path, proof, notes, int8=None if quantized is None else quantized.report)
 
 
-def _for_server(request: Request, server: Server) -> Written:
+def _for_server(request: Request, server: Server, say: Callable[[str], None]) -> Written:
     """A folder of models, named `out`, with the file in it and the proof beside the file."""
     folder = request.out or Path(f"{_name(request.source)}-{server}")
     if folder.exists():
@@ -89,7 +104,7 @@ def _for_server(request: Request, server: Server) -> Written:
     ending = ENDINGS[request.to]
     with tempfile.TemporaryDirectory(prefix="residuum-export-") as place:
         name = folder.name.removesuffix(f"-{server}")
-        written = write(replace(request, server=None, out=Path(place) / f"{name}{ending}"))
+        written = write(replace(request, server=None, out=Path(place) / f"{name}{ending}"), say)
         models = server_folder(written.path, folder, server)
         statement = written.path.with_name(f"{written.path.name}.proof.json")
         shutil.copyfile(statement, models / "proof.json")
@@ -122,12 +137,43 @@ def _images(request: Request, model: ResNet) -> tuple[list[Tensor], str]:
     if request.images is not None:
         return _of_folder(request.images, channels), quoted(str(request.images))
     with contextlib.suppress(ResiduumError, ValueError, KeyError, TypeError, OSError):  # no run, or its data is gone
-        settings = DataSettings(**parse_toml(read_text(Path(request.source) / "recipe.toml", ConfigError))["data"])
-        catalog = scan(settings.path)
-        dataset = open_dataset(catalog, settings, channels=channels, cache=cache_folder(), say=lambda text: None)
+        dataset, path = _data_of_run(request.source, channels)
         split, name = _unseen(dataset)
-        return _of_split(split, channels), f"the {name} split of {quoted(settings.path)}"
+        return _of_split(split, channels), f"the {name} split of {quoted(path)}"
     return [], "made-up images"
+
+
+def _data_of_run(source: str, channels: int) -> tuple[Dataset, str]:
+    """The dataset that a run was trained on, and where it lies."""
+    settings = DataSettings(**parse_toml(read_text(Path(source) / "recipe.toml", ConfigError))["data"])
+    catalog = scan(settings.path)
+    return open_dataset(
+        catalog, settings, channels=channels, cache=cache_folder(), say=lambda text: None
+    ), settings.path
+
+
+def _quantized(request: Request, model: ResNet, say: Callable[[str], None]) -> Quantized:
+    """The network in integers: ranges by training images or a folder's, judged on the run's test or val split."""
+    if model.preprocessing is None:
+        raise ConfigError("the network does not say how images are preprocessed, which int8 needs to know")
+    channels, how = model.config.in_channels, model.preprocessing
+    try:
+        dataset, path = _data_of_run(request.source, channels)
+    except (ResiduumError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"int8 is judged on the labelled images of a run, and {quoted(request.source)} gives none: "
+            f"{quoted(str(error), 200)}; export a run folder whose data is there"
+        ) from None
+    split, name = _unseen(dataset)
+    if name == "train":
+        raise ConfigError(f"{quoted(path)} has no images that the run was not trained on; int8 cannot be judged")
+    chosen = dataset.train
+    if request.calibration is not None:
+        files = _files(request.calibration)
+        chosen = Split(tuple(files), torch.zeros(len(files), dtype=torch.int64))
+    images = calibration(chosen, how, count=request.calibration_images)
+    runtime: Runtime = "onnx" if request.to == "onnx" else "openvino"
+    return quantize(model, images, split, runtime=runtime, max_drop=request.max_drop, say=say)
 
 
 def _unseen(dataset: Dataset) -> tuple[Split, str]:
@@ -147,10 +193,16 @@ def _of_split(split: Split, channels: int) -> list[Tensor]:
 
 def _of_folder(folder: Path, channels: int) -> list[Tensor]:
     """Up to `IMAGES` images of a folder and those in it, chosen by chance, the same ones each time."""
+    files = _files(folder)
+    chosen = sorted(random.Random(0).sample(files, min(IMAGES, len(files))))
+    return [read_image(path, channels).permute(1, 2, 0) for path in chosen]
+
+
+def _files(folder: Path) -> list[str]:
+    """The image files in a folder and those in it, in order; raises `DataError` for none."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {quoted(str(folder))}")
     files = sorted(str(path) for path in folder.rglob("*") if is_image(path.name) and path.is_file())
     if not files:
         raise DataError(f"{quoted(str(folder))} holds no image")
-    chosen = sorted(random.Random(0).sample(files, min(IMAGES, len(files))))
-    return [read_image(path, channels).permute(1, 2, 0) for path in chosen]
+    return files

@@ -1,5 +1,6 @@
 """A network as a file for another runtime, which is given out once it has been proved to answer as the network does."""
 
+import copy
 import hashlib
 import json
 import os
@@ -18,14 +19,16 @@ from residuum.errors import ConfigError, DeviceError, ExportError, quoted
 from residuum.export import onnx, openvino
 from residuum.export.capture import captured, captured_network
 from residuum.export.inputs import Input, Kind, Normal, Order, Scale
+from residuum.export.int8.gate import Quantized
 from residuum.export.proof import HALF, TOLERANCE, Proof, batched, made_images, prove_file
 from residuum.inference.optimize import FoldedResNet, folded_network
 from residuum.inference.surgery import copied, own_hooks
 from residuum.nn.resnet import ResNet
 from residuum.runtimes.exported import NOTE, self_test_images
-from residuum.runtimes.onnx import onnx_model
-from residuum.runtimes.openvino import openvino_model
+from residuum.runtimes.onnx import OnnxSession, onnx_model
+from residuum.runtimes.openvino import OpenVinoSession, openvino_model
 
+Fill = Callable[[Path], object]
 Format = Literal["onnx", "openvino", "pt2"]
 ENDINGS: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 _LIBRARIES = {"onnx": ("torch", "onnx", "onnxscript"), "openvino": ("torch", "openvino"), "pt2": ("torch",)}
@@ -42,6 +45,7 @@ def export(
     opset: int | None = None,
     half: bool = False,
     images: Sequence[Tensor] = (),
+    quantized: Quantized | None = None,
 ) -> Proof:
     """Write the network for another runtime; the ending of `path` says which: .onnx, .xml (OpenVINO) or .pt2 (torch).
 
@@ -49,7 +53,9 @@ def export(
     normalises as evaluation does (the default where the network says its preprocessing); `pixels` of the size that the
     network looks at, uint8 too; or `normalized` tensors, float32 (N, C, H, W). It gives float32 logits. N is free;
     `dynamic_size` frees height and width of the last two. `image_size` is the preprocessing's where left out. `order`
-    is that of the channels of uint8 images. `opset` is for ONNX; `half` stores OpenVINO's weights in fp16.
+    is that of the channels of uint8 images. `opset` is for ONNX; `half` stores OpenVINO's weights in fp16. `quantized`
+    is the network in 8-bit integers, as `residuum.export.int8.quantize` gave it for this runtime: its file is compared
+    with it, for how far it is from the network itself stands in its report, which goes into the file.
 
     The network is taken as in evaluation, in fp32, and left as it was. What was written is opened by its own runtime in
     a new process and compared with the network on `images`, decoded, uint8 (H, W, C), and on made-up ones of several
@@ -69,15 +75,22 @@ def export(
     if not path.parent.is_dir():
         raise ExportError(f"cannot write {quoted(str(path))}: there is no such folder")
     given = _input(model, input, image_size, dynamic_size, order)
+    if quantized is not None:
+        _check_quantized(quantized, given, to, opset, half)
     _check_images(images, given)
     with torch.inference_mode(False), torch.no_grad():
         network = _plain(model)
         net = folded_network(network, "fp32", plain=True)
         batches = [*batched(images), *made_images(given)]
         note = note_of(model, given, to, net)
-        fill = _WRITERS[to](net, given, note, opset, half)
-        allowed = HALF if half else TOLERANCE["fp32"]
-        return given_out(path, fill, lambda partial: prove_file(partial, network, given, batches, allowed))
+        reference: nn.Module = network
+        if quantized is None:
+            fill = _WRITERS[to](net, given, note, opset, half)
+        else:
+            note["int8"] = quantized.report.to_dict()
+            fill, reference = _in_integers(quantized, given, note)
+        allowed = HALF if half else INTEGERS if quantized is not None else TOLERANCE["fp32"]
+        return given_out(path, fill, lambda partial: prove_file(partial, reference, given, batches, allowed))
 
 
 def _input(
@@ -178,9 +191,43 @@ def _whole(net: nn.Module, given: Input) -> nn.Module:
     return nn.Sequential(Scale(given), Normal(given.preprocessing), net).eval()
 
 
-# -- formats -----------------------------------------------------------------------------------------------------------
+# -- int8 --------------------------------------------------------------------------------------------------------------
 
-Fill = Callable[[Path], object]
+# A sum in another order may round to the next integer. What is left out or swapped is far more.
+INTEGERS = 0.03
+
+
+class _Session(nn.Module):
+    """A model that another runtime runs, as a module: normalised images -> logits."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.run = run
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.run(images)
+
+
+def _check_quantized(quantized: Quantized, given: Input, to: str, opset: int | None, half: bool) -> None:
+    if quantized.report.runtime != to:
+        raise ConfigError(f"the network was quantized for {quantized.report.runtime}, and {ENDINGS[to]} is for {to}")
+    if given.dynamic_size or opset is not None or half:
+        name = "dynamic_size" if given.dynamic_size else "opset" if opset is not None else "half"
+        raise ConfigError(f"{name} does not go with a network in 8-bit integers; leave it out")
+
+
+def _in_integers(quantized: Quantized, given: Input, note: dict[str, Any]) -> tuple[Fill, nn.Module]:
+    """What writes the file, and the network alone in its own runtime, with which the file is compared."""
+    if quantized.report.runtime == "onnx":
+        session = OnnxSession(quantized.model.SerializeToString())
+        model = onnx.with_input(copy.deepcopy(quantized.model), given)
+        return (lambda partial: onnx.write(model, note, partial)), _Session(session)
+    whole = openvino.with_input(quantized.model.clone(), given)
+    run = OpenVinoSession(quantized.model, precision="fp32")
+    return (lambda partial: openvino.write(whole, note, partial)), _Session(run)
+
+
+# -- formats -----------------------------------------------------------------------------------------------------------
 
 
 def _to_onnx(net: FoldedResNet, given: Input, note: dict[str, Any], opset: int | None, half: bool) -> Fill:

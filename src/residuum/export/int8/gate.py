@@ -13,21 +13,24 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from residuum.data.preparing import evaluation_transform, normalise
 from residuum.data.sources import Split
 from residuum.devices import cpuinfo, now, processor
 from residuum.errors import ConfigError, ExportError, quoted
 from residuum.evaluation.counts import pair
-from residuum.evaluation.predictions import Logits, Predictions, Shard, joined, look
+from residuum.evaluation.predictions import Predictions, joined, look
 from residuum.export.int8.calibration import Calibration, digests, refuse_overlap
 from residuum.export.int8.capture import captured
 from residuum.export.int8.onnx import OnnxNetwork
 from residuum.export.int8.openvino import OpenVinoNetwork
 from residuum.export.int8.report import BlockError, Int8Report, Round, Speed, worst_blocks
+from residuum.inference.answering import Answering
 from residuum.nn.resnet import ResNet
 from residuum.preprocessing import Preprocessing
 from residuum.report.tables import Table
 
 Runtime = Literal["onnx", "openvino"]
+Logits = Callable[[Tensor], Tensor]  # of normalised images
 MAX_DROP = 1.0  # points of top-1 accuracy
 ROUNDS = 5  # attempts of the gate
 GATE = 10_000  # test images that are looked at
@@ -215,8 +218,18 @@ def _at_most(test: Split, count: int) -> Split:
 
 
 def _predictions(logits: Logits, test: Split, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Predictions:
-    shard: Shard = look(logits, test, preprocessing, batch_size=32, device=torch.device("cpu"))
+    shard = look(_answering(logits, preprocessing, classes), test, batch_size=32)
     return joined([shard], test, classes, source="the network in int8", data="the test images", about="")
+
+
+def _answering(logits: Logits, preprocessing: Preprocessing, classes: tuple[str, ...] = ()) -> Answering:
+    """What takes normalised images, as evaluation looks at it."""
+
+    def answer(pixels: Tensor) -> Tensor:
+        return logits(normalise(pixels, preprocessing))
+
+    prepare = evaluation_transform(preprocessing)
+    return Answering("the network", classes, preprocessing, False, len(classes), "int8", 1, prepare, answer)
 
 
 def _noted(logits: Logits, seen: list[str], colours: list[Tensor], preprocessing: Preprocessing) -> Logits:
@@ -240,7 +253,7 @@ def _some(test: Split, preprocessing: Preprocessing) -> Tensor:
         found.append(images.contiguous())
         return images.flatten(1)[:, :1]
 
-    look(keep, test.take(chosen), preprocessing, batch_size=LOOKED, device=torch.device("cpu"))
+    look(_answering(keep, preprocessing), test.take(chosen), batch_size=LOOKED)
     return torch.cat(found)
 
 
