@@ -52,6 +52,8 @@ class Predict:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     # what runs an exported file: torch, onnxruntime or openvino; auto is the one that it was exported for
     runtime: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"
+    # what computes a network: eager is torch itself, auto the fastest of what is installed, found by a measurement
+    engine: Literal["auto", "eager", "inductor", "aoti", "onnxruntime", "openvino"] = "eager"
 
 
 def run(command: Predict, console: Console) -> int:
@@ -77,7 +79,7 @@ def run(command: Predict, console: Console) -> int:
             predict(
                 command.source, names, top=command.top, threshold=command.threshold, mirrored=command.mirrored,
                 bad_images=command.bad_images, batch_size=command.batch_size, workers=command.workers,
-                device=command.device, precision=command.precision, runtime=command.runtime,
+                device=command.device, precision=command.precision, runtime=command.runtime, engine=command.engine,
             )
         )  # fmt: skip
         how = answers.chosen_format(command.format, command.out, console)

@@ -18,6 +18,8 @@ from residuum.preprocessing import Preprocessing
 from residuum.runtimes.exported import Exported, Runtime, is_exported, opened
 from residuum.weights.files import load
 
+BATCH = 8  # images that an engine is made ready for where nothing is asked for
+
 
 @dataclass(frozen=True, eq=False)
 class Answering:
@@ -57,6 +59,8 @@ def answering(
     device: str,
     precision: str,
     runtime: Runtime = "auto",
+    engine: str = "eager",
+    batch_size: int | None = None,
     features: bool = False,
     names_classes: bool = True,
     image_size: tuple[int, int] | None = None,
@@ -64,12 +68,15 @@ def answering(
     """The network of a source that `residuum.load` takes, or one in memory, optimized for inference; or a file that
     `residuum.export.export` wrote, run by `runtime`.
 
-    `features` leaves the classifier out: what answers gives pooled features. `image_size` is the preprocessing's where
+    `engine` is that of `optimize_for_inference`, made ready for batches of `batch_size`. `features` leaves the
+    classifier out: what answers gives pooled features. `image_size` is the preprocessing's where
     left out. Raises `WeightsError` for weights that cannot be read or do not say their preprocessing, or with
     `names_classes` their classes; `ExportError` for an exported file that cannot be run; `DeviceError`; and
     `ConfigError` for a precision that there is not and for what an exported file cannot do.
     """
     if not isinstance(source, ResNet) and is_exported(source):
+        if engine != "eager":
+            raise ConfigError(f"an engine is for networks, and {quoted(str(source))} has its own runtime; leave it out")
         return _exported(source, device, precision, runtime, features, names_classes, image_size)
     what = "the network" if isinstance(source, ResNet) else quoted(str(source))
     if runtime not in ("auto", "torch"):
@@ -81,7 +88,11 @@ def answering(
     if features:
         model = copied(model)
         model.fc = nn.Identity()
-    fast = optimize_for_inference(model, precision=precision)
+    shapes = None
+    if engine != "eager":  # made ready before the first image, not while it waits
+        size = (preprocessing.channels, *preprocessing.image_size)
+        shapes = [(batch_size or BATCH, *size)]
+    fast = optimize_for_inference(model, engine=engine, precision=precision, shapes=shapes)
 
     def answer(pixels: Tensor) -> Tensor:
         found: Tensor = fast(normalise(pixels.to(fast.device), preprocessing))
@@ -89,7 +100,7 @@ def answering(
 
     return Answering(
         what, model.classes or (), preprocessing, model.several_classes, model.config.num_classes, fast.precision,
-        _lanes(fast), evaluation_transform(preprocessing), answer,
+        _lanes(fast) if engine == "eager" else 1, evaluation_transform(preprocessing), answer,
     )  # fmt: skip
 
 

@@ -58,6 +58,7 @@ def predict(
     device: str = "auto",
     precision: str = "auto",
     runtime: "Runtime" = "auto",
+    engine: str = "eager",
 ) -> Iterator[Prediction]:
     """Classify image files: a `Prediction` for each, in their order, given as soon as its batch is done.
 
@@ -67,10 +68,10 @@ def predict(
 
     `source` is a run folder, a weights file or a reference such as `torchvision:resnet50.IMAGENET1K_V2`, whatever
     `residuum.load` takes, or a network with `classes` and `preprocessing`. `optimize_for_inference` makes it fast, in
-    `precision`. It may also be an exported file, which `runtime` runs. `images` may come one by one from a generator: a
-    batch is computed as soon as no more are there. Files are read by `workers` threads, as many as there are cores
-    where left out, while the network computes. `batch_size` images, 8 for each core or 32 where left out, are computed
-    at a time.
+    `precision`, by its `engine`. It may also be an exported file, which `runtime` runs. `images` may come one by one
+    from a generator: a batch is computed as soon as no more are there. Files are read by `workers` threads, as many as
+    there are cores where left out, while the network computes. `batch_size` images, 8 for each core or 32 where left
+    out, are computed at a time.
 
     Raises at once `WeightsError` for weights that cannot be read or do not say their classes and preprocessing,
     `DeviceError`, and `ConfigError` for a value that cannot be. While it goes on, an image that cannot be read raises
@@ -81,7 +82,9 @@ def predict(
 
     from residuum.inference.answering import answering
 
-    network = answering(source, device=device, precision=precision, runtime=runtime)
+    network = answering(
+        source, device=device, precision=precision, runtime=runtime, engine=engine, batch_size=batch_size
+    )
     if not network.several_classes and threshold is not None:
         raise ConfigError(
             f"a threshold is for networks of several classes an image, which {network.what} is not; leave it out"
