@@ -69,6 +69,12 @@ def export(
     if not path.parent.is_dir():
         raise ExportError(f"cannot write {quoted(str(path))}: there is no such folder")
     given = _input(model, input, image_size, dynamic_size, order)
+    how = given.preprocessing if given.kind == "image" else None
+    if to == "onnx" and how is not None and how.interpolation == "nearest":
+        raise ConfigError(
+            "preprocessing scales by nearest, which ONNX Runtime rounds otherwise; export to openvino or pt2, or with "
+            "input pixels, and scale before"
+        )
     _check_images(images, given)
     with torch.inference_mode(False), torch.no_grad():
         network = _plain(model)
@@ -77,7 +83,7 @@ def export(
         note = note_of(model, given, to, net)
         fill = _WRITERS[to](net, given, note, opset, half)
         allowed = HALF if half else TOLERANCE["fp32"]
-        return given_out(path, fill, lambda partial: prove_file(partial, network, given, batches, allowed))
+        return given_out(path, fill, lambda partial: prove_file(partial, network, given, batches, allowed, note))
 
 
 def _input(
