@@ -15,10 +15,11 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from residuum.ablate.cell import Job
 from residuum.ablate.cells import Plan, lay_out
 from residuum.ablate.runner import run
 from residuum.ablate.study import Study
-from residuum.ablate.worker import Job, train
+from residuum.ablate.worker import train
 
 STUDY = """
 name = "overhead"

@@ -9,10 +9,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from residuum.ablate.cell import Trained
 from residuum.ablate.cells import Record, lay_out
 from residuum.ablate.runner import run
 from residuum.ablate.study import Study
-from residuum.ablate.worker import Trained
 from residuum.errors import DivergedError
 from residuum.train.processes import has_ended
 from residuum.train.run import Run

@@ -4,48 +4,22 @@ import json
 import random
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from tests.networks import relative, scramble
+from tests.networks import relative
+from tests.networks import small_to_export as network
 from torch import nn
 
-from residuum import Preprocessing, create
-from residuum.data.augmentation import evaluation_transform, normalise
+from residuum import Preprocessing
+from residuum.data.preparing import evaluation_transform, normalise
 from residuum.errors import ConfigError, DataError, ExportError
-from residuum.export import export, proof
+from residuum.export import export
 from residuum.export.capture import captured
 from residuum.export.inputs import Input, Scale
 from residuum.runtimes.exported import opened
 
 SIZE = (32, 40)
 RUNTIME = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}
-
-
-def network(preprocessing=True, **changes):
-    torch.manual_seed(0)
-    small = {"depths": (1, 1), "widths": (8, 16), "stem_width": 8, "num_classes": 5} | changes
-    model = create("resnet50", **small)
-    scramble(model)
-    model.classes = tuple("abcde")[: small["num_classes"]] or None
-    if preprocessing:
-        channels = model.config.in_channels
-        model.preprocessing = Preprocessing(
-            channels, SIZE, (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.25)[:channels], 0.875
-        )
-    return model.eval()
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """The proof runs the file in this process, which takes no time to start."""
-
-    def answers(path, asked, answered):
-        proof._run(path, asked, answered)
-        with np.load(answered) as found:
-            return dict(found)
-
-    monkeypatch.setattr(proof, "_answers", answers)
 
 
 def needs(ending):

@@ -14,7 +14,7 @@ from residuum.devices import choose_precision
 from residuum.errors import DataError, DeviceError
 from residuum.inference.folding import FoldedConv
 from residuum.inference.onednn import SHAPES_KEPT, FusedConv, onednn_fuses, wide_enough
-from residuum.inference.predict import BATCH_SIZE, predict
+from residuum.inference.predict import predict
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 0.03}  # as the docstring of optimize_for_inference states
 SMALL = {"depths": (2, 1), "widths": (16, 24), "stem_width": 16, "num_classes": 10}
@@ -224,7 +224,7 @@ def test_top1_of_a_trained_network_is_unchanged_and_predict_says_it(command, tmp
     assert (expected == digits.test.labels).float().mean() > 0.8
     for precision in TOLERANCE:
         assert torch.equal(optimize_for_inference(model, precision=precision)(images).argmax(1), expected)
-    names = [f"{i}.png" for i in range(BATCH_SIZE + 3)]
+    names = [f"{i}.png" for i in range(19)]
     for name, image in zip(names, pixels, strict=False):
         Image.fromarray(image[0].numpy()).save(name)
     told = list(predict("run", names, top=2))

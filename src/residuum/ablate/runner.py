@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from residuum.ablate.cell import Job
 from residuum.ablate.cells import (
     LOCK,
     Cell,
@@ -33,7 +34,7 @@ from residuum.ablate.cells import (
 )
 from residuum.ablate.locks import WAIT, try_lock
 from residuum.ablate.shared import Shared, Storage
-from residuum.ablate.worker import Job, leave_recipe
+from residuum.ablate.worker import leave_recipe
 from residuum.errors import RunError, quoted, shortened
 from residuum.train.processes import Stop, has_ended
 

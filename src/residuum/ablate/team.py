@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from residuum import errors
+from residuum.ablate.cell import Job, Trained, begin_or_go_on
 from residuum.ablate.locks import locked
-from residuum.ablate.worker import Job, Trained, begin_or_go_on
 from residuum.errors import ResiduumError, RunError, shortened
 from residuum.train.execution import rank
 from residuum.train.processes import Stop, has_ended

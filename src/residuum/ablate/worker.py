@@ -15,14 +15,15 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from residuum.ablate.cell import Job, Trained, begin_or_go_on, now, scanned
 from residuum.ablate.cells import TRACEBACK, Record, free_of_states
 from residuum.ablate.locks import locked
+from residuum.ablate.team import by_torchrun
 from residuum.errors import DivergedError, ResiduumError, RunError, first_line
 from residuum.files import write_text
 from residuum.train.execution import Execution
@@ -30,31 +31,6 @@ from residuum.train.recipe import Recipe
 from residuum.train.run import STATES, Run
 
 TRAINER = "residuum.ablate.worker:train"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A cell to train: its recipe by dotted names, its folder, its record so far, and how it is carried out."""
-
-    recipe: Mapping[str, Any]
-    folder: str
-    record: Mapping[str, Any]
-    execution: Mapping[str, Any]
-    keep: str
-    data: str  # digest of the data that the study is of
-    processes: int = 1  # that train it together
-    lock: str = ""  # file to hold while it is trained, where others might train it too
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training a cell gave; `stopped` where it was stopped before its end, and is to go on."""
-
-    stopped: bool = False
-    weights: str = ""
-    split: str = ""
-    correct: str = ""
-    measured: Mapping[str, float] | None = None
 
 
 def main() -> None:
@@ -101,10 +77,10 @@ def _read(lines: Iterable[str], jobs: "queue.Queue[str | None]", busy: threading
 def _cell(job: Job, trainer: Any) -> dict[str, Any]:
     """Train a cell, write down how it ended, and say so."""
     folder, record = Path(job.folder), Record(**job.record)
-    known, now = Record.read(folder), _now()
+    known, begun = Record.read(folder), now()
     if known is not None and known.key == record.key and known.status in ("done", "diverged"):
         return {"status": known.status, "reason": known.reason}  # another machine was quicker
-    record = replace(record, begun=record.begun or now, status="waiting", reason="")
+    record = replace(record, begun=record.begun or begun, status="waiting", reason="")
     try:
         clear_unbegun(folder)
         found: Trained = trainer(job)
@@ -133,7 +109,7 @@ def _cell(job: Job, trainer: Any) -> dict[str, Any]:
             return {"status": "failed", "reason": f"{reason}; {second}"}
         return {"status": "failed", "reason": reason}
     try:
-        replace(record, ended=_now()).write(folder)
+        replace(record, ended=now()).write(folder)
         leave_recipe(job.recipe, folder)
         free_of_states(folder, job.keep)
     except (RunError, OSError) as error:
@@ -153,25 +129,12 @@ def leave_recipe(recipe: Mapping[str, Any], folder: Path) -> None:
         write_text(folder / "recipe.toml", Recipe().replace(recipe).to_toml(), RunError)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-@cache
-def _catalog(path: str) -> Any:
-    from residuum.data.catalog import scan
-
-    return scan(path)
-
-
 def train(job: Job) -> Trained:
     """Train a cell by `residuum.train`, from where it was stopped if it was; raises what that raises."""
     from residuum.evaluation.runs import weights_digest
 
     run, execution = Run(Path(job.folder)), Execution(**job.execution)
     if job.processes > 1:
-        from residuum.ablate.team import by_torchrun
-
         trained = by_torchrun(job)
     else:
         warm_up(execution.device)
@@ -180,38 +143,6 @@ def train(job: Job) -> Trained:
         return trained
     split, correct = right_images(run, execution) if execution.test else ("", "")
     return replace(trained, weights=weights_digest(run.weights), split=split, correct=correct)
-
-
-def begin_or_go_on(job: Job) -> Trained:
-    """Train a cell in this process, or with the others of its team, without a look at the weights that come out."""
-    import torch
-
-    from residuum.devices import pick_device
-    from residuum.train import environment
-    from residuum.train.loggers import Callback
-    from residuum.train.session import begin_or_resume
-
-    recipe, execution, run = Recipe().replace(job.recipe), Execution(**job.execution), Run(Path(job.folder))
-    record = Record(**job.record)
-    if environment.code_digest() != record.code:
-        raise RunError("the package's code has changed since the study was begun; begin it again with the same line")
-    catalog = _catalog(recipe.data.path)
-    if catalog.digest != job.data:
-        raise RunError(f"{catalog.name} has changed since the study was begun; begin it again with the same line")
-    device = pick_device(execution.device)
-
-    class Noting(Callback):
-        """Leaves the cell's record in its folder as soon as there is a state to go on from."""
-
-        def saved(self, rows: Any) -> None:
-            if Record.read(run.path) is None:
-                replace(record, begun=record.begun or _now()).write(run.path)
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    result = begin_or_resume(recipe, out=run.path, execution=execution, callbacks=[Noting()], catalog=catalog)
-    peak = {"peak_memory": float(torch.cuda.max_memory_allocated(device))} if device.type == "cuda" else {}
-    return Trained(stopped=result.stopped_by is not None, measured=peak)
 
 
 @cache
@@ -250,7 +181,7 @@ def right_images(run: Run, execution: Any) -> tuple[str, str]:
     from residuum.weights.files import load
 
     recipe, device = run.recipe(), pick_device(execution.device)
-    catalog = _catalog(recipe.data.path)
+    catalog = scanned(recipe.data.path)
     dataset = open_dataset(catalog, recipe.data, channels=recipe.model.in_channels, cache=execution.cache_folder)
     name, split = ("test", dataset.test) if dataset.test is not None else ("val", dataset.val)
     if split is None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,11 +145,13 @@ def _parts(group: list[Tensor]) -> Iterator[list[Tensor]]:
 # -- the proof ---------------------------------------------------------------------------------------------------------
 
 
-def prove_file(path: Path, network: nn.Module, given: Input, batches: Sequence[Tensor], allowed: float) -> Proof:
+def prove_file(
+    path: Path, network: nn.Module, given: Input, batches: Sequence[Tensor], allowed: float, note: Mapping[str, Any]
+) -> Proof:
     """Compare a written file with the network, fp32 on the CPU, on batches of decoded images, uint8 (N, H, W, C).
 
-    The file is opened and run by its runtime in a process of its own, in batches as given and one by one. Raises
-    `ExportError` that names what differs and by how much.
+    The file is opened and run by its runtime in a process of its own, in batches as given and one by one; what it says
+    of itself is compared with `note`. Raises `ExportError` that names what differs and by how much.
     """
     expected_pixels, expected = zip(*(_expected(network, given, images) for images in batches), strict=True)
     with tempfile.TemporaryDirectory(prefix="residuum-proof-") as folder:
@@ -157,6 +159,7 @@ def prove_file(path: Path, network: nn.Module, given: Input, batches: Sequence[T
         cases = {f"images{i}": _as_given(images, given) for i, images in enumerate(batches)}
         np.savez(asked, allow_pickle=False, **cases)
         answers = _answers(path, asked, answered)
+        _check_note(json.loads(str(answers["note"])), note)
         logits = [torch.from_numpy(answers[f"logits{i}"]) for i in range(len(batches))]
         pixels, share = _pixels(answers, expected_pixels)
         whole = worst = max(difference(got, wanted) for got, wanted in zip(logits, expected, strict=True))
@@ -209,6 +212,17 @@ def _logits_of(network: nn.Module, given: Input, pixels: Tensor) -> Tensor:
 
 def _normal(pixels: Tensor, given: Input) -> Tensor:
     return pixels.float() / 255 if given.preprocessing is None else normalise(pixels, given.preprocessing)
+
+
+def _check_note(read: Mapping[str, Any], written: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(written))  # as JSON has it: lists for tuples
+    same = {name for name in wanted if name in read and read[name] == wanted[name]}
+    wrong = sorted({*read, *wanted} - same)
+    if wrong:
+        raise ExportError(
+            f"what the file says of itself differs from what was to be written, in {len(wrong)} of {len(wanted)} "
+            f"entries: {', '.join(map(quoted, wrong))}; nothing is left"
+        )
 
 
 def _as_given(images: Tensor, given: Input) -> "np.ndarray[Any, Any]":
@@ -267,7 +281,7 @@ def _run(path: Path, asked: Path, answered: Path) -> None:
     exported = opened(path)
     with np.load(asked, allow_pickle=False) as found:
         batches = [torch.from_numpy(found[f"images{i}"]) for i in range(len(found.files))]
-    answers: dict[str, Any] = {}
+    answers: dict[str, Any] = {"note": np.array(json.dumps(dict(exported.note)))}
     run = exported.run
     with _exact(path) as session:
         if session is not None:

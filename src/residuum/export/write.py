@@ -77,6 +77,12 @@ def export(
     given = _input(model, input, image_size, dynamic_size, order)
     if quantized is not None:
         _check_quantized(quantized, given, to, opset, half)
+    how = given.preprocessing if given.kind == "image" else None
+    if to == "onnx" and how is not None and how.interpolation == "nearest":
+        raise ConfigError(
+            "preprocessing scales by nearest, which ONNX Runtime rounds otherwise; export to openvino or pt2, or with "
+            "input pixels, and scale before"
+        )
     _check_images(images, given)
     with torch.inference_mode(False), torch.no_grad():
         network = _plain(model)
@@ -90,7 +96,7 @@ def export(
             note["int8"] = quantized.report.to_dict()
             fill, reference = _in_integers(quantized, given, note)
         allowed = HALF if half else INTEGERS if quantized is not None else TOLERANCE["fp32"]
-        return given_out(path, fill, lambda partial: prove_file(partial, reference, given, batches, allowed))
+        return given_out(path, fill, lambda partial: prove_file(partial, reference, given, batches, allowed, note))
 
 
 def _input(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from residuum.errors import ConfigError, DeviceError, ExportError, first_line, quoted
+from residuum.errors import ConfigError, DeviceError, ExportError, first_line, quoted, shortened
 from residuum.extras import need
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class OnnxSession:
         try:
             return torch.from_numpy(self._session.run(self._output, given)[0])
         except Exception as error:
-            raise ExportError(f"ONNX Runtime cannot run the network: {first_line(error)}") from error
+            raise ExportError(f"ONNX Runtime cannot run the network: {_reason(error)}") from error
 
 
 def on_cpu(tensor: Tensor) -> Tensor:
@@ -102,6 +102,11 @@ def on_cpu(tensor: Tensor) -> Tensor:
     if tensor.device.type != "cpu":
         raise DeviceError(f"the tensor is on {tensor.device}, and this runtime computes on the CPU; move the tensor")
     return tensor.detach().contiguous()
+
+
+def _reason(error: BaseException) -> str:
+    """What ONNX Runtime says, on one line: which sizes are wrong stands on its second."""
+    return shortened(" ".join(str(error).split()), 300).rstrip(". ")
 
 
 @contextmanager
