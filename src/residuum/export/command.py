@@ -112,7 +112,9 @@ def _for_server(request: Request, server: Server, say: Callable[[str], None]) ->
 
 
 def _name(source: str) -> str:
-    return Path(source.replace(":", "-").rstrip("/")).name
+    """What to call a file that is made of a source: that of a run or reference, of a file without its ending."""
+    path = Path(source)
+    return path.stem if path.is_file() else Path(source.replace(":", "-").rstrip("/")).name
 
 
 def _network(source: str) -> tuple[ResNet, tuple[str, ...]]:
