@@ -23,7 +23,7 @@ PROGRAM = """
 import pathlib, sys, torch
 from residuum.train import loop
 from residuum.train.compiling import compiled
-from residuum.train.session import fit
+from residuum.train.session import fit, make_network, resume
 from tests.train.runs import StopAfter, tiny
 
 loop.LOOK_EVERY = 0.0
