@@ -27,10 +27,9 @@ from tests.networks import scramble
 from residuum import Preprocessing, create
 from residuum.errors import ResiduumError, first_line
 from residuum.export import export
-from residuum.export.capture import captured_network
 from residuum.export.inputs import Input
 from residuum.export.proof import TOLERANCE, difference
-from residuum.export.write import ENDINGS
+from residuum.export.write import ENDINGS, captured_network
 from residuum.inference.optimize import folded_network
 from residuum.nn.resnet import ResNet
 from residuum.presets import PRESETS

@@ -1,6 +1,7 @@
 """Optional libraries, imported where they are used."""
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from residuum.errors import MissingExtraError
@@ -13,3 +14,11 @@ def need(module: str, *, extra: str) -> Any:
     except ImportError as error:
         library = module.partition(".")[0]
         raise MissingExtraError(f'this needs {library}; install it with: pip install "residuum[{extra}]"') from error
+
+
+def version_of(library: str) -> str | None:
+    """The version of an installed library; None where it is not installed."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

@@ -14,9 +14,9 @@ from residuum import Preprocessing
 from residuum.data.preparing import evaluation_transform, normalise
 from residuum.errors import ConfigError, DataError, ExportError
 from residuum.export import export
-from residuum.export.capture import captured
 from residuum.export.inputs import Input, Scale
 from residuum.runtimes.exported import opened
+from residuum.runtimes.program import captured
 
 SIZE = (32, 40)
 RUNTIME = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}

@@ -51,7 +51,7 @@ def stand_ins(monkeypatch):
 
     for name in engines.LIBRARIES:
         monkeypatch.setattr(choice, f"{name}_run", stand_in(name))
-    monkeypatch.setattr(choice, "captured", lambda net, *_, **__: net)
+    monkeypatch.setattr(choice, "program_of", lambda net, *_, **__: net)
     monkeypatch.setattr(engines, "find_spec", lambda library: object())
     return made
 

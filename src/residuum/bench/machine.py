@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 import residuum
 from residuum.devices import cpuinfo, processor
+from residuum.extras import version_of
 
 _FAST = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 
@@ -25,7 +25,7 @@ def describe(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "system": platform.system(),
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "torchvision", "timm", "transformers")},
+        **{name: version_of(name) or "not installed" for name in ("torch", "torchvision", "timm", "transformers")},
         "residuum": residuum.__version__,
         "commit": _commit(),
     }
@@ -43,13 +43,6 @@ def describe(device: str) -> dict[str, Any]:
 def _features() -> list[str]:
     there = (cpuinfo("flags") or cpuinfo("Features")).split()
     return [flag for flag in _FAST if flag in there]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _said(*command: str) -> str:

@@ -89,10 +89,9 @@ def evaluate_and_report(request: Request, how: How, console: Console, command: s
 
 def data_settings(request: Request) -> DataSettings:
     """The data that is asked for; what is not said is as in the run. Raises `ConfigError` where nothing says it."""
-    recipe = Path(request.source) / "recipe.toml"
     settings = None
-    with contextlib.suppress(ValueError, KeyError, TypeError):  # no recipe, or one without this table
-        settings = DataSettings(**parse_toml(read_text(recipe, ConfigError))["data"])
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        settings = settings_of_run(request.source)
     if settings is None or (request.data is not None and request.data != settings.path):
         if request.data is None:
             raise ConfigError(f"{quoted(request.source, 200)} is no run, which would say its data; give --data")
@@ -101,6 +100,11 @@ def data_settings(request: Request) -> DataSettings:
         settings = replace(settings, holdout=request.holdout)
     skip = request.skip_bad_images or settings.skip_bad_images
     return replace(settings, image_size=request.image_size, skip_bad_images=skip)
+
+
+def settings_of_run(source: str | Path) -> DataSettings:
+    """The data of a run; raises `ConfigError`, `KeyError` or `TypeError` for no recipe, or one without this table."""
+    return DataSettings(**parse_toml(read_text(Path(source) / "recipe.toml", ConfigError))["data"])
 
 
 def _now_and_then(console: Console) -> Callable[[str], None]:

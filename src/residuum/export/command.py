@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from residuum.data.catalog import scan
-from residuum.data.decoding import is_image, read_image
+from residuum.data.decoding import read_image
+from residuum.data.named import named_files
 from residuum.data.preparing import evaluation_transform
-from residuum.data.settings import DataSettings
 from residuum.data.sources import Dataset, Split, open_dataset
 from residuum.errors import ConfigError, DataError, ExportError, ResiduumError, quoted
+from residuum.evaluation.command import settings_of_run
 from residuum.export.inputs import Kind, Order
 from residuum.export.int8.calibration import COUNT, calibration
 from residuum.export.int8.gate import MAX_DROP, Quantized, Runtime, quantize
@@ -25,11 +26,10 @@ from residuum.export.proof import Proof
 from residuum.export.servers import Server, server_folder
 from residuum.export.write import ENDINGS, Format, export
 from residuum.factory import create
-from residuum.files import cache_folder, read_text
+from residuum.files import cache_folder
+from residuum.inference.answering import loaded
 from residuum.nn.resnet import ResNet
 from residuum.presets import PRESETS, usual_image_size
-from residuum.validation import parse_toml
-from residuum.weights.files import load
 
 IMAGES = 64  # of a folder or a test split that are compared
 
@@ -119,10 +119,11 @@ def _name(source: str) -> str:
 
 def _network(source: str) -> tuple[ResNet, tuple[str, ...]]:
     """The network of a source; that of a preset has random weights."""
-    with torch.device("cpu"):
-        if _is_preset(source):
-            return create(source).eval(), ("the preset has random weights; name a run or weights for trained ones",)
-        return load(source), ()
+    if _is_preset(source):
+        with torch.device("cpu"):
+            model = create(source).eval()
+        return model, ("the preset has random weights; name a run or weights for trained ones",)
+    return loaded(source), ()
 
 
 def _is_preset(source: str) -> bool:
@@ -147,7 +148,7 @@ def _images(request: Request, model: ResNet) -> tuple[list[Tensor], str]:
 
 def _data_of_run(source: str, channels: int) -> tuple[Dataset, str]:
     """The dataset that a run was trained on, and where it lies."""
-    settings = DataSettings(**parse_toml(read_text(Path(source) / "recipe.toml", ConfigError))["data"])
+    settings = settings_of_run(source)
     catalog = scan(settings.path)
     return open_dataset(
         catalog, settings, channels=channels, cache=cache_folder(), say=lambda text: None
@@ -204,7 +205,4 @@ def _files(folder: Path) -> list[str]:
     """The image files in a folder and those in it, in order; raises `DataError` for none."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {quoted(str(folder))}")
-    files = sorted(str(path) for path in folder.rglob("*") if is_image(path.name) and path.is_file())
-    if not files:
-        raise DataError(f"{quoted(str(folder))} holds no image")
-    return files
+    return named_files([str(folder)])

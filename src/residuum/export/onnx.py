@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from residuum.errors import ExportError, first_line
-from residuum.export.capture import captured
 from residuum.export.inputs import Input, Normal, Scale
 from residuum.extras import need
 from residuum.runtimes.exported import NOTE, PIXELS
 from residuum.runtimes.onnx import EXTRA, MOST_BYTES, onnx_model
+from residuum.runtimes.program import captured
 
 if TYPE_CHECKING:
     import onnx

@@ -8,25 +8,28 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from residuum.errors import ConfigError, DeviceError, ExportError, quoted
 from residuum.export import onnx, openvino
-from residuum.export.capture import captured, captured_network
 from residuum.export.inputs import Input, Kind, Normal, Order, Scale
 from residuum.export.int8.gate import Quantized
-from residuum.export.proof import HALF, TOLERANCE, Proof, batched, made_images, prove_file
+from residuum.export.proof import HALF, Proof, batched, made_images, prove_file
+from residuum.extras import version_of
+from residuum.inference.engines import TOLERANCE
 from residuum.inference.optimize import FoldedResNet, folded_network
 from residuum.inference.surgery import copied, own_hooks
 from residuum.nn.resnet import ResNet
 from residuum.runtimes.exported import NOTE, self_test_images
 from residuum.runtimes.onnx import OnnxSession, onnx_model
 from residuum.runtimes.openvino import OpenVinoSession, openvino_model
+from residuum.runtimes.program import captured
+from residuum.weights.files import digest
 
 Fill = Callable[[Path], object]
 Format = Literal["onnx", "openvino", "pt2"]
@@ -150,9 +153,6 @@ def _plain(model: ResNet) -> ResNet:
 
 def note_of(model: ResNet, given: Input, to: str, net: nn.Module) -> dict[str, Any]:
     """What a file says of itself."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     how = given.preprocessing
     note: dict[str, Any] = {
         "version": 1,
@@ -165,8 +165,8 @@ def note_of(model: ResNet, given: Input, to: str, net: nn.Module) -> dict[str, A
         "several_classes": model.several_classes,
         "config": model.config.to_dict(),
         "preprocessing": None if how is None else how.to_dict(),
-        "weights_sha256": digest.hexdigest(),
-        "versions": {name: _version(name) for name in ("residuum", *_LIBRARIES[to])},
+        "weights_sha256": digest({name: tensor.cpu() for name, tensor in model.state_dict().items()}),
+        "versions": {name: version_of(name) or "unknown" for name in ("residuum", *_LIBRARIES[to])},
     }
     if to == "pt2":
         note["self_test"] = _self_test(net, given)
@@ -176,17 +176,9 @@ def note_of(model: ResNet, given: Input, to: str, net: nn.Module) -> dict[str, A
 def _self_test(net: nn.Module, given: Input) -> dict[str, Any]:
     size = (61, 45) if given.kind == "image" else given.image_size
     images = self_test_images((2, *size, given.channels))
-    whole = _whole(net, given) if given.kind != "normalized" else net
     if given.kind == "normalized":
         images = images.permute(0, 3, 1, 2).float() / 255
-    return {"size": list(size), "logits": whole(images).tolist()}
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "unknown"
+    return {"size": list(size), "logits": _whole(net, given)(images).tolist()}
 
 
 def _whole(net: nn.Module, given: Input) -> nn.Module:
@@ -234,6 +226,12 @@ def _in_integers(quantized: Quantized, given: Input, note: dict[str, Any]) -> tu
 
 
 # -- formats -----------------------------------------------------------------------------------------------------------
+
+
+def captured_network(net: nn.Module, given: Input) -> ExportedProgram:
+    """The network alone, float32 (N, C, H, W) -> logits, with the sizes that the input leaves free."""
+    alone = Input("normalized", given.channels, given.image_size, dynamic_size=given.dynamic_size)
+    return captured(net, alone.example, alone.free)
 
 
 def _to_onnx(net: FoldedResNet, given: Input, note: dict[str, Any], opset: int | None, half: bool) -> Fill:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from residuum.devices import now, processor
 from residuum.errors import ExportError, ResiduumError
+from residuum.extras import version_of
 from residuum.files import cache_folder, write_text
 from residuum.inference.engines import (
     LIBRARIES,
@@ -25,11 +25,11 @@ from residuum.inference.engines import (
     Run,
     Shape,
     aoti_run,
-    captured,
     difference,
     made_up,
     onnxruntime_run,
     openvino_run,
+    program_of,
 )
 
 TURN = 0.15  # seconds, about, that an engine runs before the next one has its turn
@@ -163,11 +163,11 @@ class Runs:
         if engine == "eager":
             return self.eager, setting.precision
         if engine in TORCHS:
-            program = captured(setting.fold(setting.precision), channels, size)
+            program = program_of(setting.fold(setting.precision), channels, size)
             if engine == "aoti":
                 return aoti_run(program, setting.package), setting.precision
             return CompiledRun(program), setting.precision
-        program = captured(setting.fold("fp32"), channels, size)
+        program = program_of(setting.fold("fp32"), channels, size)
         if engine == "onnxruntime":
             return onnxruntime_run(program, setting.threads)
         return openvino_run(program, setting.threads, setting.asked)
@@ -227,16 +227,9 @@ def _key(setting: Setting, network: Any, shape: Shape) -> dict[str, Any]:
         "engines": list(setting.engines),
         "processor": [processor(), torch.backends.cpu.get_cpu_capability(), str(setting.device)],
         "threads": setting.threads,
-        "libraries": {library: _version(library) for library in libraries},
-        "residuum": _version("residuum"),
+        "libraries": {library: version_of(library) or "" for library in libraries},
+        "residuum": version_of("residuum") or "",
     }
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return ""
 
 
 def _place(key: dict[str, Any]) -> Path:

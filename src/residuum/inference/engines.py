@@ -1,11 +1,10 @@
 """What can run a folded network in place of torch's eager mode: compiled code of torch's own, or another runtime."""
 
-import contextlib
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -89,19 +88,13 @@ def _trains(module: nn.Module) -> bool:
     return not known or isinstance(module, _NormBase | _DropoutNd | StochasticDepth | nn.RReLU)
 
 
-def captured(net: nn.Module, channels: int, size: tuple[int, int]) -> "ExportedProgram":
-    """A network as a program for any number of images of one size.
-
-    Raises `ExportError` where torch cannot capture it.
-    """
-    from torch.export import Dim
+def program_of(net: nn.Module, channels: int, size: tuple[int, int]) -> "ExportedProgram":
+    """A network as a program for any number of images of one size; raises `ExportError`."""
+    from residuum.runtimes.program import captured
 
     device = next((t.device for t in net.parameters()), torch.device("cpu"))
     images = torch.zeros(2, channels, *size, device=device, dtype=torch.float32)  # a batch of 1 would become fixed
-    try:
-        return torch.export.export(net, (images,), dynamic_shapes=({0: Dim.DYNAMIC},))
-    except Exception as error:  # torch's own, of many kinds
-        raise ExportError(f"torch cannot export the network: {first_line(error)}") from error
+    return captured(net, images, (0,))
 
 
 def onnxruntime_run(program: "ExportedProgram", threads: int) -> tuple[Run, str]:
@@ -169,7 +162,7 @@ def aoti_run(program: "ExportedProgram", package: Path | None) -> Run:
         except Exception as error:
             raise ExportError(f"{quoted(str(path))} is no package that opens here: {first_line(error)}") from error
 
-    with _quiet():
+    with warnings.catch_warnings(action="ignore"):  # the compiler's advice: what goes wrong is raised or compared
         if package is not None:
             if not package.exists():
                 write_whole(package, write, ExportError)
@@ -178,13 +171,6 @@ def aoti_run(program: "ExportedProgram", package: Path | None) -> Run:
             path = Path(folder) / "network.pt2"
             write(path)
             return load(path)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the compiler's advice: what goes wrong is raised, what comes out is compared."""
-    with warnings.catch_warnings(action="ignore"):
-        yield
 
 
 def difference(run: Run, network: Run, batches: Sequence[Tensor]) -> float:

@@ -24,15 +24,16 @@ from residuum.data.sources import evaluation_transform, normalise, read_image
 from residuum.devices import pick_device
 from residuum.errors import ConfigError, DataError, WeightsError, quoted
 from residuum.files import new_folder
+from residuum.inference.answering import loaded
 from residuum.inference.explain import TOGETHER, TOP, Classes, Explanation, Method, check_method, explained, ready
 from residuum.nn.resnet import ResNet
 from residuum.report.pictures import SMALLEST, Picture, Scale, draw_maps, draw_sheet, enlarged, overlaid, words
-from residuum.weights.files import load
+from residuum.runtimes.exported import RUNTIMES
 
 SHEET = 24  # images on the sheet
 COLUMNS = 6
 CLIPPED = 99.5  # percentile of signed maps that the strongest colour stands for: single pixels reach far beyond
-EXPORTED = (".pt2", ".onnx", ".xml", ".ts")
+EXPORTED = (*RUNTIMES, ".ts")
 UNITS: dict[Method, str] = {
     "gradcam": "contribution to the class's logit",
     "ig": "contribution to the class's logit",
@@ -61,12 +62,7 @@ def explain_files(
         raise DataError("no image was given; name at least one file")
     if isinstance(source, str | Path) and Path(source).suffix in EXPORTED:
         raise WeightsError(f"{quoted(str(source))} was exported and has no gradients; give the run or its weights")
-    if isinstance(source, ResNet):
-        model = source
-    else:
-        with torch.device("cpu"):
-            model = load(source)
-        model = model.to(pick_device(device))
+    model = source if isinstance(source, ResNet) else loaded(source).to(pick_device(device))
     if model.preprocessing is None:
         raise WeightsError(
             f"{quoted(str(source))} does not say its preprocessing; use weights that 'residuum train' saved or a hub's"

@@ -63,10 +63,14 @@ class FoldedResNet(nn.Module):
             x = self.pool(self.stem(self._taken(x)))
             for stage in self.stages:
                 x = stage(x)
-            x = self.norm(x)
-            if self.average is None:
-                return self.fc(x.mean((2, 3), dtype=torch.float32))  # type: ignore[no-any-return]
-            return self.fc(self.average(x.float().contiguous()).flatten(1))  # type: ignore[no-any-return]
+            return self.head(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """From the last stage's output to the logits."""
+        x = self.norm(x)
+        if self.average is None:
+            return self.fc(x.mean((2, 3), dtype=torch.float32))  # type: ignore[no-any-return]
+        return self.fc(self.average(x.float().contiguous()).flatten(1))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def features(self, x: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:

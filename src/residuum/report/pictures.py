@@ -53,12 +53,7 @@ def draw_sheet(
     rows = max(1, -(-len(pictures) // columns))
     with _as_text():
         figure = Figure(figsize=(1.9 * columns, 2.25 * rows + 0.3), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for axes, picture in zip(grid.flat, pictures, strict=False):
-            axes.imshow(picture.image, interpolation="nearest")
-            axes.set_title(picture.words, fontsize=7.5)
+        _laid_out(figure, pictures, rows, columns, fontsize=7.5)
         figure.suptitle(title, fontsize=10, x=0.01, ha="left")
         write_whole(path, lambda partial: figure.savefig(partial, dpi=DPI), error)
 
@@ -85,12 +80,7 @@ def draw_maps(
     one = 2.5 * min(2.0, max(0.4, height / width))  # inches
     with _as_text():
         figure = Figure(figsize=(2.5 * columns + 0.9, (one + 0.42) * rows + 0.3), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for axes, panel in zip(grid.flat, panels, strict=False):
-            axes.imshow(panel.image, interpolation="nearest")
-            axes.set_title(panel.words, fontsize=9)
+        grid = _laid_out(figure, panels, rows, columns, fontsize=9)
         bar = figure.colorbar(
             ScalarMappable(Normalize(scale.least, scale.most), _colours(scale.signed)), ax=grid, shrink=0.8,
             aspect=18, pad=0.015,
@@ -101,6 +91,17 @@ def draw_maps(
         bar.outline.set_visible(False)
         figure.supxlabel(note, fontsize=7.5, color="#555555", x=0.01, ha="left")
         write_whole(path, lambda partial: figure.savefig(partial, dpi=DPI), error)
+
+
+def _laid_out(figure: Any, pictures: Sequence[Picture], rows: int, columns: int, *, fontsize: float) -> Any:
+    """The axes of pictures in rows, from the left, each with its words above."""
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, picture in zip(grid.flat, pictures, strict=False):
+        axes.imshow(picture.image, interpolation="nearest")
+        axes.set_title(picture.words, fontsize=fontsize)
+    return grid
 
 
 def overlaid(image: Pixels, values: NDArray[np.float32], scale: Scale) -> NDArray[np.float64]:

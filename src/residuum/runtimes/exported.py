@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from residuum.data.preparing import normalise
 from residuum.errors import ConfigError, DataError, ExportError, first_line, quoted
 from residuum.preprocessing import Preprocessing
 
@@ -80,8 +81,7 @@ class Exported:
             return self.run(images.contiguous())
         how = self.preprocessing
         assert how is not None
-        mean, std = (torch.tensor(values, dtype=torch.float32) * 255 for values in (how.mean, how.std))
-        return self.run(((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous())
+        return self.run(normalise(images.permute(0, 3, 1, 2), how).contiguous())
 
     def _check(self, images: Tensor) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != self.channels or not images.numel():

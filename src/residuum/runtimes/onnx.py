@@ -1,10 +1,5 @@
 """A program as an ONNX model, and ONNX Runtime, which runs one on a CPU."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +9,7 @@ from torch.export import ExportedProgram
 
 from residuum.errors import ConfigError, DeviceError, ExportError, first_line, quoted, shortened
 from residuum.extras import need
+from residuum.runtimes.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -36,7 +32,7 @@ def onnx_model(program: ExportedProgram, *, opset: int | None = None) -> "onnx.M
     if opset is not None and (type(opset) is not int or not OLDEST_OPSET <= opset <= newest):
         raise ConfigError(f"opset is {quoted(opset)}; it must be an integer from {allowed}, or left out")
     try:
-        with _quiet():
+        with quiet():
             written = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -57,7 +53,7 @@ def onnx_model(program: ExportedProgram, *, opset: int | None = None) -> "onnx.M
 
 
 class OnnxSession:
-    """ONNX Runtime on the CPU: tensors in the order of the model's inputs -> its one output.
+    """ONNX Runtime on the CPU: tensors in the order of the model's inputs -> its first output.
 
     `model` is the model's bytes or its file. `threads` is the number that computes, the library's choice where it is
     left out. Tensors are read where they lie; the output is new memory. Raises `ExportError` for a model that cannot be
@@ -79,7 +75,7 @@ class OnnxSession:
             what = "the model" if isinstance(model, bytes) else quoted(str(model))
             raise ExportError(f"ONNX Runtime cannot open {what}: {first_line(error)}") from error
         self.inputs = tuple(entry.name for entry in self._session.get_inputs())
-        self._output = [self._session.get_outputs()[0].name]
+        self._outputs = [entry.name for entry in self._session.get_outputs()]
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -87,9 +83,16 @@ class OnnxSession:
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
     def __call__(self, *tensors: Tensor) -> Tensor:
+        return self._run(self._outputs[:1], tensors)[0]
+
+    def every(self, *tensors: Tensor) -> list[Tensor]:
+        """All outputs of the model."""
+        return self._run(self._outputs, tensors)
+
+    def _run(self, outputs: list[str], tensors: tuple[Tensor, ...]) -> list[Tensor]:
         given = dict(zip(self.inputs, (on_cpu(tensor).numpy() for tensor in tensors), strict=True))
         try:
-            return torch.from_numpy(self._session.run(self._output, given)[0])
+            return [torch.from_numpy(array) for array in self._session.run(outputs, given)]
         except Exception as error:
             raise ExportError(f"ONNX Runtime cannot run the network: {_reason(error)}") from error
 
@@ -107,15 +110,3 @@ def on_cpu(tensor: Tensor) -> Tensor:
 def _reason(error: BaseException) -> str:
     """What ONNX Runtime says, on one line: which sizes are wrong stands on its second."""
     return shortened(" ".join(str(error).split()), 300).rstrip(". ")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter says of its steps: what matters of it is raised or looked at."""
-    logged = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"), redirect_stdout(StringIO()):
-            yield
-    finally:
-        logging.disable(logged)

@@ -75,17 +75,24 @@ class OpenVinoSession:
         return str(self._opened.get_rt_info([key]).value) if self._opened.has_rt_info([key]) else None
 
     def __call__(self, *tensors: Tensor) -> Tensor:
+        return torch.from_numpy(self._run(tensors)[0])
+
+    def every(self, *tensors: Tensor) -> list[Tensor]:
+        """All outputs of the model."""
+        results = self._run(tensors)
+        return [torch.from_numpy(results[i]) for i in range(len(results))]
+
+    def _run(self, tensors: tuple[Tensor, ...]) -> Any:
         try:
             if not hasattr(self._requests, "own"):
                 self._requests.own = self._compiled.create_infer_request()
             given = [on_cpu(tensor).numpy() for tensor in tensors]
             # Its own memory for outputs is written over by the next call, so they are copied.
-            results = self._requests.own.infer(given, share_inputs=True, share_outputs=False)
+            return self._requests.own.infer(given, share_inputs=True, share_outputs=False)
         except RuntimeError as error:
             if isinstance(error, DeviceError):
                 raise
             raise ExportError(f"OpenVINO cannot run the network: {_reason(error)}") from error
-        return torch.from_numpy(results[0])
 
 
 def _reason(error: BaseException) -> str:

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
-from residuum.errors import ConfigError, ExportError, first_line
+from residuum.errors import ConfigError
 from residuum.inference.folding import FoldedBlock
 from residuum.inference.optimize import FoldedResNet, folded_network
 from residuum.inference.surgery import own_hooks
 from residuum.nn.resnet import ResNet
+from residuum.runtimes.program import captured as program_of
 
 HEAD = "head"  # the part whose output are the logits
 
@@ -35,7 +36,7 @@ class Tapped(nn.Module):
             # The next block may write over what it is given.
             x = run(x.clone())
             outputs.append(x)
-        return _head(self.net, x.clone()), *outputs
+        return self.net.head(x.clone()), *outputs
 
 
 def _parts(net: FoldedResNet) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
@@ -46,13 +47,6 @@ def _parts(net: FoldedResNet) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]
             yield from ((f"layer{number}.{i}", block) for i, block in enumerate(blocks))
         else:  # what a user put there is one block
             yield f"layer{number}", stage
-
-
-def _head(net: FoldedResNet, x: Tensor) -> Tensor:
-    x = net.norm(x)
-    if net.average is None:
-        return net.fc(x.mean((2, 3), dtype=torch.float32))  # type: ignore[no-any-return]
-    return net.fc(net.average(x.float().contiguous()).flatten(1))  # type: ignore[no-any-return]
 
 
 def captured(model: ResNet, size: tuple[int, int]) -> tuple[ExportedProgram, Tapped]:
@@ -69,7 +63,4 @@ def captured(model: ResNet, size: tuple[int, int]) -> tuple[ExportedProgram, Tap
         raise ConfigError(f"the network is on {tapped.net.device}; move it to the CPU to quantize it")
     channels = tapped.net.in_channels or model.config.in_channels
     images = torch.zeros(2, channels, *size)  # a batch of 1 would become fixed
-    try:
-        return torch.export.export(tapped, (images,), dynamic_shapes=({0: Dim("batch")},)), tapped
-    except Exception as error:  # torch's own, of many kinds
-        raise ExportError(f"torch cannot export the network: {first_line(error)}") from error
+    return program_of(tapped, images, (0,)), tapped

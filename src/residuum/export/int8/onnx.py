@@ -2,19 +2,18 @@
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
 from residuum.errors import ExportError, first_line
 from residuum.export.int8.capture import HEAD
-from residuum.export.int8.quiet import quiet
 from residuum.extras import need
 from residuum.runtimes.onnx import OnnxSession, onnx_model
+from residuum.runtimes.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -99,7 +98,7 @@ class OnnxNetwork:
         """The model as it is run."""
         return OnnxSession(model.SerializeToString(), threads=threads)
 
-    def outputs(self, model: "onnx.ModelProto", *, apart: bool) -> "OnnxOutputs":
+    def outputs(self, model: "onnx.ModelProto", *, apart: bool) -> Callable[..., list[Tensor]]:
         """The output of every block: with `apart` each block is given its input, the output of the float block before.
 
         The inputs are then the images and the outputs of all blocks but the last.
@@ -126,29 +125,11 @@ class OnnxNetwork:
                 onnx.helper.make_tensor_value_info(f"{value}, given", onnx.TensorProto.FLOAT, None)
                 for value in values[:-1]
             )
-        return OnnxOutputs(opened.SerializeToString())
+        return OnnxSession(opened.SerializeToString()).every
 
     def write(self, model: "onnx.ModelProto", path: Path) -> None:
         """Write the model to a file."""
         need("onnx", extra=EXTRA).save(model, str(path))
-
-
-class OnnxOutputs:
-    """Tensors in the order of a model's inputs -> all its outputs."""
-
-    def __init__(self, model: bytes) -> None:
-        runtime = need("onnxruntime", extra=EXTRA)
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        try:
-            self.session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ExportError(f"ONNX Runtime cannot open the quantized network: {first_line(error)}") from error
-        self.inputs = [entry.name for entry in self.session.get_inputs()]
-
-    def __call__(self, *tensors: Tensor) -> list[Tensor]:
-        given = {name: t.contiguous().numpy() for name, t in zip(self.inputs, tensors, strict=True)}
-        return [torch.from_numpy(array) for array in self.session.run(None, given)]
 
 
 class _Reader:

@@ -1,19 +1,18 @@
 """An OpenVINO model in 8-bit integers, by NNCF."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
 from residuum.errors import ExportError, first_line
 from residuum.export.int8.capture import HEAD
-from residuum.export.int8.quiet import quiet
 from residuum.extras import need
 from residuum.runtimes.openvino import OpenVinoSession, openvino_model
+from residuum.runtimes.quiet import quiet
 
 if TYPE_CHECKING:
     import openvino
@@ -102,7 +101,7 @@ class OpenVinoNetwork:
         """The model as it is run."""
         return OpenVinoSession(model, threads=threads)
 
-    def outputs(self, model: "openvino.Model", *, apart: bool) -> "OpenVinoOutputs":
+    def outputs(self, model: "openvino.Model", *, apart: bool) -> Callable[..., list[Tensor]]:
         """The output of every block: with `apart` each block is given its input, the output of the float block before.
 
         The inputs are then the images and the outputs of all blocks but the last. Computed in float32, where not in
@@ -125,23 +124,9 @@ class OpenVinoNetwork:
                             target.replace_source_output(parameter.output(0))
             outputs.append(after)
         results = [ov.opset13.result(value) for value in outputs]
-        return OpenVinoOutputs(ov.Model(results, [*opened.get_parameters(), *given], "blocks"))
+        whole = ov.Model(results, [*opened.get_parameters(), *given], "blocks")
+        return OpenVinoSession(whole, precision="fp32").every
 
     def write(self, model: "openvino.Model", path: Path) -> None:
         """Write the model to a file that ends in .xml, and its weights beside it."""
         need("openvino", extra=EXTRA).save_model(model, str(path), compress_to_fp16=False)
-
-
-class OpenVinoOutputs:
-    """Tensors in the order of a model's inputs -> all its outputs, in float32."""
-
-    def __init__(self, model: "openvino.Model") -> None:
-        ov = need("openvino", extra=EXTRA)
-        try:
-            self.compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        except Exception as error:
-            raise ExportError(f"OpenVINO cannot open the quantized network: {first_line(error)}") from error
-
-    def __call__(self, *tensors: Tensor) -> list[Tensor]:
-        results = self.compiled([tensor.contiguous().numpy() for tensor in tensors], share_outputs=False)
-        return [torch.from_numpy(results[i]) for i in range(len(self.compiled.outputs))]

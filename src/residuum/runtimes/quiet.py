@@ -9,7 +9,7 @@ from io import StringIO
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what a quantiser logs and prints: what matters of it is raised or looked at."""
+    """Without what a converter or quantiser logs and prints: what matters of it is raised or looked at."""
     logged = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from residuum.errors import ExportError, first_line
-from residuum.export.inputs import Input
 
 
 def captured(module: nn.Module, example: Tensor, free: tuple[int, ...]) -> ExportedProgram:
@@ -27,9 +26,3 @@ def captured(module: nn.Module, example: Tensor, free: tuple[int, ...]) -> Expor
     # computes the same. It has no public way to leave that out of a file.
     program._guards_code = []
     return program
-
-
-def captured_network(network: nn.Module, given: Input) -> ExportedProgram:
-    """The network alone, float32 (N, C, H, W) -> logits, with the sizes that the input leaves free."""
-    size = Input("normalized", given.channels, given.image_size, dynamic_size=given.dynamic_size)
-    return captured(network, size.example, size.free)
