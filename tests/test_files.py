@@ -56,6 +56,12 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_reader_that_leaves_while_a_folder_is_filled_is_no_fault_of_the_folder(tmp_path):
+    with pytest.raises(BrokenPipeError), new_folder(tmp_path / "a", DataError):
+        raise BrokenPipeError
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_a_killed_program_left_of_a_folder_is_in_nobodys_way(tmp_path):
     (tmp_path / ".a.partial").mkdir()
     (tmp_path / ".a.partial" / "old").touch()

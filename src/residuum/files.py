@@ -57,7 +57,7 @@ def new_folder(path: Path, error: type[ResiduumError]) -> Iterator[Path]:
         partial.rename(path)
     except BaseException as failure:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(failure, OSError):
+        if isinstance(failure, OSError) and not isinstance(failure, BrokenPipeError):  # a reader of ours that has left
             raise error(f"the folder {quoted(str(path), 200)} cannot be written: {failure.strerror}") from failure
         raise
 
