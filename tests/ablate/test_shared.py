@@ -16,7 +16,7 @@ from residuum.ablate.runner import run
 from residuum.ablate.shared import Storage
 from residuum.errors import ConfigError, RunError
 from tests.ablate.postgres import postgres
-from tests.ablate.trainers import FAKE, ROOT, calls, planned
+from tests.ablate.trainers import FAKE, PATIENT, ROOT, begun, calls, planned
 
 pytest.importorskip("optuna")
 pytest.importorskip("psycopg")
@@ -24,10 +24,10 @@ pytest.importorskip("psycopg")
 PARENT = """
 import sys
 from pathlib import Path
-from tests.ablate.trainers import planned
+from tests.ablate.trainers import PATIENT, planned
 from residuum.ablate.runner import run
 from residuum.ablate.shared import Storage
-plan = planned(Path(sys.argv[1]), seeds=tuple(range(10)))
+plan = planned(Path(sys.argv[1]), PATIENT, seeds=tuple(range(10)))
 run(plan, trainer="tests.ablate.trainers:watchful", storage=Storage(sys.argv[2], beat=0.3, stale=4))
 """
 
@@ -75,30 +75,32 @@ def test_one_parent_runs_all_and_the_next_finds_nothing_to_do(server, tmp_path):
 
 @pytest.mark.slow
 def test_three_parents_that_are_killed_at_random_finish_each_cell_once(server, tmp_path):
-    plan, chance, out = planned(tmp_path, seeds=tuple(range(10))), random.Random(0), subprocess.DEVNULL
-    line = [sys.executable, "-c", PARENT, str(tmp_path), server]
+    study = tmp_path / "study"
+    plan, chance, gate = planned(study, PATIENT, seeds=tuple(range(10))), random.Random(0), tmp_path / "gate.txt"
+    gate.write_text("8")  # cells wait at it until somebody was killed: a quick machine is not done before that
+    line = [sys.executable, "-c", PARENT, str(study), server]
 
     def begin():
-        return subprocess.Popen(line, cwd=ROOT, stdout=out)
+        return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL)
 
-    def done():
-        return sum(cell.status == "done" for cell in collect(plan).cells)
-
-    parents, kills, before = [begin() for _ in range(3)], 0, 0
-    until = time.monotonic() + 240
-    while done() < 60 and time.monotonic() < until:
-        time.sleep(chance.uniform(0.5, 1.5))
-        parents = [one if one.poll() is None else begin() for one in parents]
-        if kills < 6 and done() > before + 4:
-            before, victim = done(), chance.choice(parents)
+    parents, kills, until = [begin() for _ in range(3)], 0, time.monotonic() + 240
+    while any(one.poll() in (None, -signal.SIGKILL) for one in parents) and time.monotonic() < until:
+        time.sleep(0.05)
+        parents = [begin() if one.poll() == -signal.SIGKILL else one for one in parents]
+        running = [one for one in parents if one.poll() is None]
+        if kills < 6 and running and begun(study) > (allowed := int(gate.read_text())):
+            gate.write_text(str(allowed + 8))
+            time.sleep(chance.uniform(0, 0.5))
+            victim = chance.choice(running)
             workers = [child.pid for child in psutil.Process(victim.pid).children()]
             for process in chance.choice([[victim.pid], workers, [victim.pid, *workers]]):
                 os.kill(process, signal.SIGKILL)
             kills += 1
-    for one in parents:
-        assert one.wait(60) in (0, -signal.SIGKILL)
+        if kills == 6:
+            gate.unlink(missing_ok=True)
+    assert [one.poll() for one in parents] == [0, 0, 0]
     assert kills == 6
     assert {cell.status for cell in collect(plan).cells} == {"done"}
-    noted = Counter(line.split()[0] for line in (tmp_path / "noted.txt").read_text().splitlines())
+    noted = Counter(line.split()[0] for line in (study / "noted.txt").read_text().splitlines())
     assert noted["again"] == noted["double"] == 0
     assert 60 <= noted["begin"] <= 60 + 2 * 6  # a parent has two workers

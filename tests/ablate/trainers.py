@@ -23,6 +23,7 @@ FAKE = "tests.ablate.trainers:fake"
 SIX = "name = 'six'\ndesign = 'list'\nseeds = 4\n[run]\ntimeout = '1s'\nthreads = 1\nworkers = 2\n" + "".join(
     f"[variant.v{i}]\nlabel_smoothing = {i / 100}\n" for i in range(6)
 )
+PATIENT = SIX.replace("'1s'", "'60s'")
 
 
 def fake(job):
@@ -58,7 +59,10 @@ def fake(job):
 
 
 def watchful(job):
-    """The stand-in, which takes a moment, and notes when a cell is trained again that was done, or twice at once."""
+    """The stand-in, which takes a moment, and notes when a cell is trained again that was done, or twice at once.
+
+    It goes on when no more cells have begun than `gate.txt` beside the study allows, where there is one.
+    """
     folder = Path(job.folder)
     study, name = folder.parents[1], folder.name
     running = study / f"running-{name}"
@@ -75,9 +79,17 @@ def watchful(job):
         note("double")
     running.write_text(str(os.getpid()))
     time.sleep(random.uniform(0.05, 0.4))
+    while (gate := study.parent / "gate.txt").exists() and begun(study) > int(gate.read_text() or 0):
+        time.sleep(0.02)
     found = fake(job)
     running.unlink(missing_ok=True)
     return found
+
+
+def begun(study):
+    """How many times `watchful` has begun a cell."""
+    noted = study / "noted.txt"
+    return noted.read_text(encoding="utf-8").count("begin ") if noted.exists() else 0
 
 
 def calls(plan):
