@@ -45,7 +45,7 @@ def prepare(contender, workload):
             torch.empty(LARGE, dtype=torch.uint8)
         CLOCK.sleep(SECONDS.get(name, 0.01))
 
-    return Step(run, run, list, "fp32")
+    return Step(run, run, list, "bf16" if name == "half" else "fp32")
 
 
 @contextmanager

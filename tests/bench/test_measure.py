@@ -52,12 +52,17 @@ def test_a_result_comes_after_each_repetition_with_all_times_so_far(three_repeti
     assert results[2].row("same").times[:2] == results[1].row("same").times
     for times in (*(row.times for row in results[2].measured()), *results[2].references.values()):
         assert [len(repetition) for repetition in times] == [2, 2, 2]
-    assert set(results[2].references) == {"fp32", "bf16"}
+    assert set(results[2].references) == {"fp32"}  # nothing was measured in bf16
+
+
+def test_the_machine_is_measured_in_each_precision_that_a_contender_has():
+    assert set(run("same", "half")[0][-1].references) == {"fp32", "bf16"}
+    assert set(run("half")[0][-1].references) == {"bf16"}
 
 
 def test_what_is_done_is_said_before(three_repetitions):
     heard = three_repetitions[1]
-    assert len(heard) == 7 * 3 * (1 + 2)
+    assert len(heard) == 6 * 3 * (1 + 2)
     assert heard[0] == (str(WORKLOAD), "same: gets ready, repetition 1 of 3")
     assert heard[-1][1].endswith("round 2 of 2, repetition 3 of 3")
 

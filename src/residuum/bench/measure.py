@@ -239,7 +239,7 @@ class Trial:
         reasons = {contender: absent(contender, workload) for contender in contenders}
         self.errors: dict[Contender, str] = {contender: reason for contender, reason in reasons.items() if reason}
         self.ready: dict[Contender, Ready] = {}
-        self.times: dict[Contender, list[list[float]]] = {who: [] for who in (*contenders, *map(Contender, REFERENCES))}
+        self.times: dict[Contender, list[list[float]]] = {who: [] for who in contenders}
         self.done = 0
 
     def repeat(self, processes: Mapping[Contender, Process]) -> None:
@@ -249,11 +249,12 @@ class Trial:
         """
         self.done += 1
         which = f"repetition {self.done} of {self.repetitions}"
-        for who, taken in self.times.items():
-            ready = partial(processes[who].get_ready, who, self.workload, memory=self.done == 1)
-            if (answer := self._ask(who, f"gets ready, {which}", ready)) is not None:
-                self.ready.setdefault(who, answer)
-                taken.append([])
+        for who in self.contenders:
+            self._get_ready(who, processes[who], which)
+        used = {ready.precision for ready in self.ready.values()}
+        for who in (Contender(name) for name, kind in REFERENCES.items() if kind in used):
+            self.times.setdefault(who, [])
+            self._get_ready(who, processes[who], which)
         for number in range(self.rounds):
             for who in self.times if number % 2 else reversed(self.times):
                 seconds = self._ask(who, f"round {number + 1} of {self.rounds}, {which}", processes[who].time)
@@ -262,6 +263,12 @@ class Trial:
         for name in REFERENCES:
             if (reason := self.errors.get(Contender(name))) is not None:
                 raise BenchError(f"the matrix product failed: {reason}")
+
+    def _get_ready(self, who: Contender, process: Process, which: str) -> None:
+        ready = partial(process.get_ready, who, self.workload, memory=self.done == 1)
+        if (answer := self._ask(who, f"gets ready, {which}", ready)) is not None:
+            self.ready.setdefault(who, answer)
+            self.times[who].append([])
 
     def _ask(self, who: Contender, doing: str, question: Callable[[], Answer]) -> Answer | None:
         """A contender's answer, or None where it is out; what it does is said before."""
@@ -284,7 +291,8 @@ class Trial:
         fields = ("model", "task", "precision", "memory_format", "mode", "batch_size", "device")
         settings = {name: getattr(workload, name) for name in fields} | {"image_size": list(workload.image_size)}
         side = matrix_side(torch.device(workload.device).type)
-        references = {str(kind): frozen(self.times[Contender(name)]) for name, kind in REFERENCES.items()}
+        measured = {kind: self.times.get(Contender(name)) for name, kind in REFERENCES.items()}
+        references = {str(kind): frozen(times) for kind, times in measured.items() if times}
         return WorkloadResult(str(workload), settings, self.flops, rows, references, 2 * side**3)
 
 

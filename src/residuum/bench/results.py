@@ -67,7 +67,8 @@ class WorkloadResult:
     """One workload: its settings in words and in parts, its rows, the work of a step, and the machine's own speed.
 
     `flops` are of convolutions and matrix products in one step. `references` holds seconds of a large matrix product of
-    `reference_flops` in each precision, in the same rounds.
+    `reference_flops` in each precision that was used, in the same rounds: in bf16 it takes minutes where a processor
+    does not compute that.
     """
 
     name: str
