@@ -251,7 +251,7 @@ class Trial:
         which = f"repetition {self.done} of {self.repetitions}"
         for who in self.contenders:
             self._get_ready(who, processes[who], which)
-        used = {ready.precision for ready in self.ready.values()}
+        used = {self.ready[who].precision for who in self.contenders if who in self.ready}
         for who in (Contender(name) for name, kind in REFERENCES.items() if kind in used):
             self.times.setdefault(who, [])
             self._get_ready(who, processes[who], which)
