@@ -1,5 +1,7 @@
 """ONNX Runtime and OpenVINO run a program as torch does, or say in a sentence why not."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -107,6 +109,29 @@ def test_openvino_runs_in_the_precision_that_the_compiled_model_says(openvino_ne
             OpenVinoSession(openvino_network, precision="bf16")
     with pytest.raises(ConfigError, match="precision is 'int8'; it must be one of auto, fp32, bf16"):
         OpenVinoSession(openvino_network, precision="int8")
+
+
+SIGNALLED = """
+import pathlib, signal, sys
+import openvino
+from residuum.runtimes.openvino import OpenVinoSession
+signal.signal(signal.SIGTERM, lambda number, frame: print("caught"))
+path = pathlib.Path(sys.argv[1])
+first = OpenVinoSession(path)
+second = OpenVinoSession(path)
+del first
+del second
+openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")  # as another library makes and drops one
+signal.raise_signal(signal.SIGTERM)
+print("alive")
+"""
+
+
+def test_a_signal_after_openvino_is_no_crash(openvino_network, tmp_path):
+    pytest.importorskip("openvino").save_model(openvino_network, tmp_path / "network.xml")
+    line = [sys.executable, "-X", "faulthandler", "-c", SIGNALLED, str(tmp_path / "network.xml")]
+    ended = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.split()) == (0, ["caught", "alive"]), ended.stderr
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):

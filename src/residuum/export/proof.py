@@ -20,7 +20,7 @@ from residuum.export.inputs import Input
 from residuum.inference.engines import TOLERANCE
 from residuum.runtimes.exported import PIXELS, opened
 from residuum.runtimes.onnx import OnnxSession
-from residuum.runtimes.openvino import OpenVinoSession
+from residuum.runtimes.openvino import OpenVinoSession, core
 
 HALF = 5e-3  # weights in fp16
 LEVELS, SHARE = 1, 0.02  # grey levels by which scaled pixels may differ, and the share of them that may
@@ -290,7 +290,7 @@ def _shows_pixels(path: Path) -> Callable[[Tensor], Tensor] | None:
     if path.suffix == ".xml":
         import openvino
 
-        model = openvino.Core().read_model(str(path))
+        model = core().read_model(str(path))
         shown = next(op for op in model.get_ops() if op.get_friendly_name() == PIXELS)
         return OpenVinoSession(openvino.Model([shown.output(0)], model.get_parameters(), PIXELS))
     return None

@@ -1,6 +1,7 @@
 """A program as an OpenVINO model, and OpenVINO, which runs one on a CPU."""
 
 import threading
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -19,7 +20,27 @@ EXTRA = "openvino"
 Precision = Literal["auto", "fp32", "bf16"]
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 # What OpenVINO calls the precisions in which it computes; int8 layers stand in any of them.
+_LOADING = threading.Lock()
 _NAMES = {"f32": "fp32", "float32": "fp32", "bf16": "bf16", "bfloat16": "bf16", "f16": "fp16", "float16": "fp16"}
+
+
+def core() -> "openvino.Core":
+    """The core of this process, the only one, which stays; raises `MissingExtraError`.
+
+    A core's CPU plugin puts a stack for signals of its own in place, and takes that away when it goes. Of two, the one
+    that goes last brings back the stack of the other, which is no more: the next signal, Ctrl-C too, then ends the
+    process (OpenVINO 2026.4). With one that stays, those that other libraries make and drop lie within its life.
+    """
+    with _LOADING:
+        return _core()
+
+
+@cache
+def _core() -> "openvino.Core":
+    made = need("openvino", extra=EXTRA).Core()
+    if "CPU" in made.available_devices:
+        made.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
+    return made
 
 
 def openvino_model(program: ExportedProgram) -> "openvino.Model":
@@ -49,7 +70,7 @@ class OpenVinoSession:
     def __init__(
         self, model: "openvino.Model | Path", *, precision: Precision = "auto", threads: int | None = None
     ) -> None:
-        ov = need("openvino", extra=EXTRA)
+        ov = core()
         if precision not in get_args(Precision):
             raise ConfigError(f"precision is {quoted(precision)}; it must be one of {', '.join(get_args(Precision))}")
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}  # one call at a time has all threads
@@ -58,9 +79,8 @@ class OpenVinoSession:
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            core = ov.Core()
-            opened = core.read_model(str(model)) if isinstance(model, Path) else model
-            self._opened, self._compiled = opened, core.compile_model(opened, "CPU", settings)
+            opened = ov.read_model(str(model)) if isinstance(model, Path) else model
+            self._opened, self._compiled = opened, ov.compile_model(opened, "CPU", settings)
             ran_in = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         except Exception as error:
             what = quoted(str(model)) if isinstance(model, Path) else "the model"

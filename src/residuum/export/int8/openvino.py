@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from residuum.errors import ExportError, first_line
 from residuum.export.int8.capture import HEAD
 from residuum.extras import need
-from residuum.runtimes.openvino import OpenVinoSession, openvino_model
+from residuum.runtimes.openvino import OpenVinoSession, core, openvino_model
 from residuum.runtimes.quiet import quiet
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class OpenVinoNetwork:
         single = [image[None].contiguous().numpy() for batch in images for image in batch]
         ignored = [node for name in keep for node in self._nodes(name)]
         scope = nncf.IgnoredScope(names=ignored, validate=False) if ignored else None
+        core()  # NNCF's own ones then come and go within its life
         with quiet():
             try:
                 return nncf.quantize(
