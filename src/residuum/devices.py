@@ -62,6 +62,13 @@ def choose_precision(asked: str, device: torch.device) -> tuple[str, str]:
     return asked, "as asked"
 
 
+def timed_in(dtype: torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    """The type of autocast in which a step is timed that is to run in `dtype`: None, fp32, where the device does not
+    compute that. What takes its place there is a hundred times slower, and says nothing of other devices.
+    """
+    return None if dtype == torch.bfloat16 and not _computes_bf16(device)[0] else dtype
+
+
 def _computes_bf16(device: torch.device) -> tuple[bool, str]:
     """Whether the device has instructions for bf16 that torch uses, and a sentence that says so."""
     if device.type == "cpu":

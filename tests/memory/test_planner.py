@@ -153,6 +153,26 @@ def test_parts_are_timed_and_those_that_are_alike_once(fields):
     assert all(part["none"][0] > part["first"][0] for part in (other, head))
 
 
+@pytest.mark.parametrize("computes", [True, False])
+def test_parts_are_timed_in_fp32_where_the_device_computes_no_bf16(computes, monkeypatch):
+    from residuum import devices
+    from residuum.memory import timing
+
+    plain, used = timing._run, set()
+
+    def run(module, forward, dtype, x):
+        used.add((dtype, x.dtype))
+        return plain(module, forward, dtype, x)
+
+    monkeypatch.setattr(devices, "_computes_bf16", lambda device: (computes, ""))
+    monkeypatch.setattr(timing, "_run", run)
+    planner = Planner(create("cifar_resnet20", width=0.25), image_size=(32, 32), dtype=torch.bfloat16)
+    assert len(planner.times) == len(planner.cost.parts)
+    assert planner.timed_in_fp32 is not computes
+    assert {dtype for dtype, _ in used} == {torch.bfloat16 if computes else None}
+    assert ({images for _, images in used} == {torch.float32}) is not computes
+
+
 def test_planning_leaves_the_model_and_the_random_numbers_alone():
     model = recompute(create("resnet18", num_classes=10), "block")
     before, state, forward = [p.clone() for p in model.parameters()], torch.get_rng_state(), model.layer1[0].forward

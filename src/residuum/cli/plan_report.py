@@ -48,9 +48,10 @@ def print_plan(console: Console, planner: Planner, plan: Plan, name: str, budget
         table.add_row(label, show_size(found.peak), f"{found.slowdown:.3f}", bar, style=style)
     show(console, table)
     say(console, f"largest batch size within {show_size(budget)}: {planner.largest_batch(budget)}")
+    timed = ", from times in fp32, as this device computes no bf16" if planner.timed_in_fp32 else ""
     console.print(
         "The peak is of a step's tensors: parameters, gradients, optimizer state, images, activations. The time is "
-        "predicted; 1 is a step without recomputation.",
+        f"predicted{timed}; 1 is a step without recomputation.",
         style="dim",
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from residuum.devices import pick_device
+from residuum.devices import pick_device, timed_in
 from residuum.errors import ConfigError
 from residuum.memory.checkpointing import check_ours, recompute
 from residuum.memory.footprint import Affine, Footprint, StepPart, at, check_images, step_cost
@@ -110,8 +110,8 @@ class Plan:
 class Planner:
     """A network's training step, run once on the meta device; plans for any batch size and budget follow from it.
 
-    `dtype` is autocast's, `optimizer` one of `OPTIMIZERS`. Its parts are timed on `device` for a second or two, unless
-    the `speed` of a machine that is not at hand is given.
+    `dtype` is autocast's, `optimizer` one of `OPTIMIZERS`. Its parts are timed on `device` for some seconds, in fp32
+    where that computes no bf16, unless the `speed` of a machine that is not at hand is given.
     """
 
     def __init__(
@@ -133,6 +133,7 @@ class Planner:
         self.static = self.cost.fixed + OPTIMIZERS[optimizer] * self.cost.trained
         where = pick_device(device) if isinstance(device, str) else device
         self._measure = partial(measure_times, model, self.cost.parts, image_size, dtype, where)
+        self.timed_in_fp32 = speed is None and timed_in(dtype, where) != dtype
         self._speed = speed
 
     @cached_property

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from residuum.devices import now
+from residuum.devices import now, timed_in
 from residuum.memory.footprint import Affine, StepPart, on_meta, pieces
 from residuum.nn.resnet import ResNet
 
@@ -28,10 +28,12 @@ def measure_times(
     dtype: torch.dtype | None,
     device: torch.device,
 ) -> list[Times]:
-    """Of each part, for images of `image_size` in autocast to `dtype`, on the device: a second or two in all for a CPU.
+    """Of each part, for images of `image_size` in autocast to `dtype`, on the device: some seconds in all for a CPU.
 
-    The model may be on the meta device; one part at a time is held in memory.
+    In fp32 where the device does not compute bf16. The model may be on the meta device; one part at a time is held in
+    memory.
     """
+    timed = timed_in(dtype, device)
     twin = on_meta(model, None)
     last = any(p.ndim == 4 and not p.is_contiguous() for p in twin.parameters())
     layout = torch.channels_last if last else torch.contiguous_format
@@ -51,10 +53,10 @@ def measure_times(
             if id(part.modes) not in known:
                 _materialise(module, device)
                 wanted = {mode: forwards[mode] for mode in part.modes}
-                known[id(part.modes)] = _times(module, wanted, dtype, image, 2 + alike[id(part.modes)].bit_length())
+                known[id(part.modes)] = _times(module, wanted, timed, image, 2 + alike[id(part.modes)].bit_length())
                 module.to("meta")
             above = above or part.gradients > 0
-            shape, kind = part.shape, part.dtype
+            shape, kind = part.shape, part.dtype if timed == dtype else torch.float32
     return [known[id(part.modes)] for part in parts]
 
 
