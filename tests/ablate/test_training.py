@@ -114,17 +114,55 @@ def test_finished_cells_keep_no_state_and_weights_only_where_asked(tiny, tmp_pat
     assert collect(plan).at("a", 0).weights == collect(tiny).at("a", 0).weights
 
 
+# What the seeds 0 to 7 gave, in points of test accuracy: a rate of 0.001 for 0.1 -75.5, mirrored digits -19.8, one
+# epoch for ten -72.5, smoothing 0.2 for 0.05 -14.2 and 0.51 of test loss; and, at three epochs, a width of 0.25 for 1
+# -4.9 and 0.079 of test loss. Here are other seeds.
+KNOWN = {
+    "test_accuracy": """
+name = "known"
+design = "list"
+seeds = [100, 101, 102, 103, 104]
+[base]
+epochs = 10
+model.width = 0.25
+[variant.base]
+[variant.slow]
+lr = 0.001
+[variant.mirrored]
+augment.flip = "random"
+[variant.short]
+epochs = 1
+[variant.smooth]
+label_smoothing = 0.2
+[run]
+workers = 2
+threads = 1
+""",
+    "test_loss": """
+name = "known"
+design = "list"
+seeds = [100, 101, 102, 103]
+metric = "test_loss"
+[base]
+epochs = 3
+[variant.base]
+[variant.narrow]
+model.width = 0.25
+[run]
+workers = 2
+threads = 1
+""",
+}
+
+
 @pytest.mark.slow
-def test_a_known_effect_on_the_digits_is_found(tmp_path, monkeypatch):
-    """Measured over the seeds 0 to 7: one epoch in place of ten costs 85.7 points (84.1 to 87.3). Here are others."""
+@pytest.mark.parametrize("metric", KNOWN)
+def test_known_effects_on_the_digits_are_found(metric, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
-    text = "name = 'known'\ndesign = 'list'\nseeds = [100, 101, 102]\n[base]\nepochs = 10\n[variant.base]\n"
-    text += "[variant.short]\nepochs = 1\n[run]\nworkers = 2\nthreads = 1\n"
-    plan = lay_out(Study.from_toml(text), tmp_path)
+    plan = lay_out(Study.from_toml(KNOWN[metric]), tmp_path)
     assert run(plan).failed == ()
-    (found,) = compare(collect(plan))
-    assert verdict(found) == "worse"
-    assert found.mean < -0.6
+    found = compare(collect(plan))
+    assert {(one.variant, verdict(one)) for one in found} == {(variant.name, "worse") for variant in plan.variants[1:]}
 
 
 @pytest.mark.slow
