@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -58,23 +59,28 @@ class Queue(Protocol):
 
     total: int
 
+    @abstractmethod
     def take(self, busy: int) -> Cell | None:
         """The next cell to begin while so many are trained here, if there is one now."""
 
+    @abstractmethod
     def back(self, cell: Cell) -> None:
         """A cell that was taken and not begun."""
 
+    @abstractmethod
     def ended(self, cell: Cell, status: str) -> None:
         """How a cell that was taken has ended: done, diverged, failed, or stopped before its end."""
 
     def taken_away(self) -> Sequence[Cell]:
-        """Cells that are trained here and should no longer be."""
+        """Cells that are trained here and should no longer be; none where nobody else takes them."""
+        return ()
 
     def waits(self) -> bool:
         """Whether more may come though there is nothing now and nothing is trained here."""
+        return False
 
 
-class Listed:
+class Listed(Queue):
     """Cells known from the start; those that ran out of memory come last and have the machine to themselves."""
 
     def __init__(self, cells: Sequence[Cell], alone: Sequence[Cell] = ()) -> None:
@@ -91,12 +97,6 @@ class Listed:
 
     def ended(self, cell: Cell, status: str) -> None:
         pass
-
-    def taken_away(self) -> Sequence[Cell]:
-        return ()
-
-    def waits(self) -> bool:
-        return False
 
 
 @dataclass

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from residuum.ablate.cells import Cell, Plan, Record, checked, is_over, note_owner, refuse_other_study
 from residuum.ablate.results import Status, Variant
-from residuum.ablate.runner import Outcome, Parent, claimed
+from residuum.ablate.runner import Outcome, Parent, Queue, claimed
 from residuum.ablate.study import (
     TUNING_SEEDS,
     Question,
@@ -178,8 +178,8 @@ def lay_out_search(search: Search, folder: Path | None = None) -> Plan:
     return replace(plan, variants=(Variant("base", {}, {}, *cost),))
 
 
-class Proposed:
-    """Cells of trials that a sampler proposes as workers become free; a `runner.Queue`."""
+class Proposed(Queue):
+    """Cells of trials that a sampler proposes as workers become free."""
 
     def __init__(self, plan: Plan, search: Search) -> None:
         self._plan, self._search = plan, search
@@ -215,14 +215,6 @@ class Proposed:
     def ended(self, cell: Cell, status: str) -> None:
         """A cell that has ended is read from its folder."""
         self._running.discard(cell.key)
-
-    def taken_away(self) -> Sequence[Cell]:
-        """Nobody else takes them."""
-        return ()
-
-    def waits(self) -> bool:
-        """Nobody else adds any."""
-        return False
 
     def trials(self) -> list[Trial]:
         """What is known of every trial."""
