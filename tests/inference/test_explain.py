@@ -231,6 +231,14 @@ def test_the_folder_has_a_picture_of_each_image_a_sheet_and_the_maps(photos, com
             assert picture.size[0] > 600
 
 
+def test_folders_and_patterns_stand_for_the_images_in_them(photos, command):
+    line = ("explain", photos / "net.safetensors", photos / "more", photos / "a*.png", "--out", photos / "out")
+    result = command(*line, "--classes", "top1")
+    assert result.code == 0, result.err
+    shown = [line.split("\t")[0] for line in result.out.splitlines()]
+    assert shown == [str(photos / "more" / "a.png"), str(photos / "a.png")]
+
+
 def test_red_speaks_for_the_class_and_blue_against_it():
     from residuum.report.pictures import Scale, overlaid
 

@@ -21,7 +21,7 @@ class Explain:
 
     # run folder, weights file, or reference such as torchvision:resnet50.IMAGENET1K_V2
     source: Annotated[str, tyro.conf.Positional]
-    # image files
+    # image files, folders with such in them, or patterns such as 'photos/*.jpg'
     images: Annotated[tuple[str, ...], tyro.conf.Positional]
     # folder to make for pictures and maps
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
@@ -37,6 +37,7 @@ class Explain:
 
 def run(command: Explain, console: Console) -> int:
     """Explain the images, and say of each what was written, as soon as it is."""
+    from residuum.data.named import named_files
     from residuum.inference.explanations import explain_files
 
     def told(image: str, classes: Sequence[tuple[str, float]], picture: Path) -> None:
@@ -48,7 +49,7 @@ def run(command: Explain, console: Console) -> int:
         console.file.flush()
 
     explain_files(
-        command.source, command.images, command.out, method=command.method, classes=command.classes,
+        command.source, named_files(command.images), command.out, method=command.method, classes=command.classes,
         stage=command.stage, device=command.device, say=told,
     )  # fmt: skip
     if console.is_terminal:
