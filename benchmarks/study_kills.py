@@ -13,6 +13,7 @@ import csv
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -149,12 +150,14 @@ def begun(out: Path) -> dict[str, str]:
 
 
 def kill_some(process: subprocess.Popen[bytes], chance: random.Random) -> None:
-    """SIGKILL for the parent, for its workers, or for all."""
+    """SIGKILL for the parent, for its workers, or for all; a parent without workers goes on with new ones."""
     everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     chosen = chance.choice([everyone, everyone[:1], everyone[1:]])
     for one in chosen:
         with contextlib.suppress(psutil.Error):
             one.kill()
+    if process.pid in [one.pid for one in chosen]:
+        process.wait()
 
 
 def _lines(out: Path) -> int:
@@ -167,25 +170,30 @@ def disturbed(study: Path, out: Path, kills: int, steps: int, chance: random.Ran
 
     Kills come after random numbers of steps, so that they are spread over the study on a machine of any speed.
     """
-    twice = []
+    twice, seen, process = [], {}, begin(study, out)
+
+    def look() -> None:
+        now = begun(out)
+        twice.extend(name for name, when in seen.items() if now.get(name) != when)
+        seen.update(now)
+
     for _ in range(kills):
-        process, reached = begin(study, out), _lines(out) + chance.randrange(1, max(4 * steps // (3 * kills), 2))
-        while _lines(out) < reached and process.poll() is None:
+        reached = _lines(out) + chance.randrange(1, max(4 * steps // (3 * kills), 2))
+        wait = chance.uniform(0, 0.1)
+        while _lines(out) < reached or wait > 0:
+            if process.poll() is not None:  # of workers that were killed, the cells wait for the study to be run again
+                assert process.returncode != 0, "the study ended before all kills had come"
+                process = begin(study, out)
+            wait -= 0.02 if _lines(out) >= reached else 0
             time.sleep(0.02)
-        assert process.poll() is None, "the study ended before all kills had come"
-        time.sleep(chance.uniform(0, 0.1))
-        before = begun(out)
+        look()
         kill_some(process, chance)
-        process.wait()
-        after = begun(out)
-        twice += [name for name, when in before.items() if after.get(name) != when]
-    before = begun(out)
-    code = begin(study, out).wait()
-    if code != 0:
-        code = begin(study, out).wait()  # of workers alone that were killed, the cells count as failed once
-    assert code == 0, f"the study ended with {code}"
-    after = begun(out)
-    return twice + [name for name, when in before.items() if after.get(name) != when]
+        look()
+    while (code := process.wait()) != 0:
+        assert code in (3, -signal.SIGKILL), f"the study ended with {code}"
+        process = begin(study, out)
+    look()
+    return twice
 
 
 def main() -> None:
