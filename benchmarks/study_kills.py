@@ -177,18 +177,21 @@ def disturbed(study: Path, out: Path, kills: int, steps: int, chance: random.Ran
         twice.extend(name for name, when in seen.items() if now.get(name) != when)
         seen.update(now)
 
+    def running() -> subprocess.Popen[bytes]:
+        nonlocal process
+        if process.poll() is not None:  # of workers that were killed, the cells wait for the study to be run again
+            assert process.returncode != 0, "the study ended before all kills had come"
+            process = begin(study, out)
+        return process
+
     for _ in range(kills):
         reached = _lines(out) + chance.randrange(1, max(4 * steps // (3 * kills), 2))
-        wait = chance.uniform(0, 0.1)
-        while _lines(out) < reached or wait > 0:
-            if process.poll() is not None:  # of workers that were killed, the cells wait for the study to be run again
-                assert process.returncode != 0, "the study ended before all kills had come"
-                process = begin(study, out)
-            wait -= 0.02 if _lines(out) >= reached else 0
+        while _lines(out) < reached:
+            running()
             time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.1))
         look()
-        kill_some(process, chance)
-        look()
+        kill_some(running(), chance)
     while (code := process.wait()) != 0:
         assert code in (3, -signal.SIGKILL), f"the study ended with {code}"
         process = begin(study, out)

@@ -61,7 +61,7 @@ def fake(job):
 def watchful(job):
     """The stand-in, which takes a moment, and notes when a cell is trained again that was done, or twice at once.
 
-    It goes on when no more cells have begun than `gate.txt` beside the study allows, where there is one.
+    It goes on when no more cells have begun than `gate.txt` beside the study allows.
     """
     folder = Path(job.folder)
     study, name = folder.parents[1], folder.name
@@ -79,7 +79,7 @@ def watchful(job):
         note("double")
     running.write_text(str(os.getpid()))
     time.sleep(random.uniform(0.05, 0.4))
-    while (gate := study.parent / "gate.txt").exists() and begun(study) > int(gate.read_text() or 0):
+    while begun(study) > int((study.parent / "gate.txt").read_text() or 0):  # empty while it is written
         time.sleep(0.02)
     found = fake(job)
     running.unlink(missing_ok=True)

@@ -253,7 +253,6 @@ class Trial:
             self._get_ready(who, processes[who], which)
         used = {self.ready[who].precision for who in self.contenders if who in self.ready}
         for who in (Contender(name) for name, kind in REFERENCES.items() if kind in used):
-            self.times.setdefault(who, [])
             self._get_ready(who, processes[who], which)
         for number in range(self.rounds):
             for who in self.times if number % 2 else reversed(self.times):
@@ -268,7 +267,7 @@ class Trial:
         ready = partial(process.get_ready, who, self.workload, memory=self.done == 1)
         if (answer := self._ask(who, f"gets ready, {which}", ready)) is not None:
             self.ready.setdefault(who, answer)
-            self.times[who].append([])
+            self.times.setdefault(who, []).append([])
 
     def _ask(self, who: Contender, doing: str, question: Callable[[], Answer]) -> Answer | None:
         """A contender's answer, or None where it is out; what it does is said before."""
@@ -291,8 +290,8 @@ class Trial:
         fields = ("model", "task", "precision", "memory_format", "mode", "batch_size", "device")
         settings = {name: getattr(workload, name) for name in fields} | {"image_size": list(workload.image_size)}
         side = matrix_side(torch.device(workload.device).type)
-        measured = {kind: self.times.get(Contender(name)) for name, kind in REFERENCES.items()}
-        references = {str(kind): frozen(times) for kind, times in measured.items() if times}
+        measured = ((str(kind), Contender(name)) for name, kind in REFERENCES.items())
+        references = {kind: frozen(self.times[who]) for kind, who in measured if who in self.times}
         return WorkloadResult(str(workload), settings, self.flops, rows, references, 2 * side**3)
 
 
