@@ -162,7 +162,9 @@ def test_folders_and_patterns_without_an_image_are_refused(refused, weights, pho
     (tmp_path / "none").mkdir()
     assert "the folder 'none' has no image file in it" in refused("predict", weights, "none")
     assert "no image file matches 'in/*.gif'" in refused("predict", weights, "in/*.gif")
-    assert "features go into a file that ends in .npz or .csv" in refused("predict", weights, "in", "--features", "x")
+    assert "features go into a file that ends in .npz, .npy or .csv" in refused(
+        "predict", weights, "in", "--features", "x"
+    )
     assert "integer of at least 1" in refused("predict", weights, "in", "--workers", 0)
 
 
@@ -182,6 +184,17 @@ def test_features_are_what_the_classifier_gets_beside_the_names(command, weights
     best = [prediction.classes[0] for prediction in residuum.inference.predict.predict(weights, names)]
     shares = torch.from_numpy(features) @ model.fc.weight.T + model.fc.bias
     assert [model.classes[i] for i in shares.argmax(1)] == [name for name, _ in best]
+
+
+def test_features_without_names_are_of_every_image_or_of_none(command, refused, weights, photographs):
+    assert command("predict", weights, "in/deep/*.png", "--features", "f.npz").code == 0
+    assert command("predict", weights, "in/deep/*.png", "--features", "f.npy").code == 0
+    with np.load("f.npz") as named:
+        assert np.array_equal(np.load("f.npy"), named["features"])
+    assert "a .npy file has no names to say which rows are left" in refused(
+        "predict", weights, "in", "--features", "g.npy"
+    )
+    assert not Path("g.npy").exists()
 
 
 @pytest.mark.slow

@@ -6,20 +6,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.networks import relative
+from tests.networks import relative, scramble
 from tests.networks import small_to_export as network
 from torch import nn
 
-from residuum import Preprocessing
+from residuum import Preprocessing, create
 from residuum.data.preparing import evaluation_transform, normalise
 from residuum.errors import ConfigError, DataError, ExportError
 from residuum.export import export
 from residuum.export.inputs import Input, Scale
+from residuum.inference.engines import compiler
+from residuum.runtimes import package
 from residuum.runtimes.exported import opened
 from residuum.runtimes.program import captured
 
 SIZE = (32, 40)
-RUNTIME = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}
+RUNTIME = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch", ".torchscript": "torch"}
 
 
 def needs(ending):
@@ -35,7 +37,7 @@ def expected(model, images):
         return model(normalise(pixels, model.preprocessing))
 
 
-@pytest.mark.parametrize("ending", [".onnx", pytest.param(".xml", marks=pytest.mark.slow), ".pt2"])
+@pytest.mark.parametrize("ending", [".onnx", pytest.param(".xml", marks=pytest.mark.slow), ".pt2", ".torchscript"])
 def test_a_file_takes_images_of_any_size_and_says_what_it_is(ending, tmp_path, here):
     needs(ending)
     model = network().train()
@@ -57,7 +59,7 @@ def test_a_file_takes_images_of_any_size_and_says_what_it_is(ending, tmp_path, h
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
-@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2"])
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2", ".torchscript"])
 @pytest.mark.parametrize(("kind", "free"), [("pixels", False), ("normalized", True)])
 def test_a_file_takes_pixels_or_normalised_tensors(ending, kind, free, tmp_path, here):
     needs(ending)
@@ -84,6 +86,17 @@ def test_a_grey_program_takes_images_of_other_shapes_than_its_example(size):
     assert torch.equal(program.module()(images), Scale(given)(images))
 
 
+@pytest.mark.parametrize("name", ["seresnet50", "ecaresnet50d"])
+@pytest.mark.parametrize("ending", [".pt2", ".torchscript"])
+def test_attention_leaves_the_size_free(name, ending, tmp_path, here):
+    model = create(name, depths=(1, 1, 1, 1), width=0.25, num_classes=5).eval()
+    scramble(model)
+    export(model, tmp_path / f"net{ending}", input="normalized", image_size=(64, 80), dynamic_size=True)
+    images = torch.randn(2, 3, 51, 97)
+    with torch.inference_mode():
+        assert relative(opened(tmp_path / f"net{ending}").run(images), model(images)) < 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2"])
 def test_the_proof_runs_the_file_in_a_process_of_its_own(ending, tmp_path):
@@ -101,6 +114,26 @@ def test_scaling_in_a_graph_gives_the_pixels_of_evaluation(interpolation, size, 
     for height, width in [(1, 7), (8, 100), *((draw.randrange(1, 300), draw.randrange(1, 300)) for _ in range(15))]:
         image = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
         assert torch.equal(run(image[None])[0], evaluation_transform(how)(image.permute(2, 0, 1))), (height, width)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
+def test_a_compiled_file_takes_pixels_and_opens_on_such_a_processor_alone(tmp_path, here, monkeypatch):
+    model, path = network(in_channels=1), tmp_path / "net.aoti.pt2"
+    assert export(model, path).logits < 1e-5
+    file = opened(path)
+    assert (file.takes, file.classes, file.preprocessing) == ("pixels", tuple("abcde"), model.preprocessing)
+    for count in (1, 2, 5):
+        images = torch.randint(0, 256, (count, *SIZE, 1), dtype=torch.uint8)
+        with torch.inference_mode():
+            wanted = model(normalise(images.permute(0, 3, 1, 2), model.preprocessing))
+        assert relative(file(images), wanted) < 1e-5
+    path.replace(tmp_path / "renamed.pt2")
+    assert opened(tmp_path / "renamed.pt2").takes == "pixels", "what a file is lies in it, not in its name"
+    here = package.processor()
+    monkeypatch.setattr(package, "processor", lambda: here | {"vectors": "OTHER"})
+    with pytest.raises(ExportError, match="compiled for vectors .*, and here it is OTHER; export it here"):
+        opened(tmp_path / "renamed.pt2")
 
 
 class Fixed(nn.Module):
@@ -130,7 +163,9 @@ def with_layer(layer):
 
 
 REFUSED = [
-    (ConfigError, "must end in .onnx, .xml, .pt2", lambda path: export(network(), path / "net.tflite")),
+    (ConfigError, "must end in .onnx, .xml, .aoti.pt2, .pt2, .torchscript",
+     lambda path: export(network(), path / "net.tflite")),
+    (ConfigError, "takes images of one size", lambda path: export(network(), path / "net.aoti.pt2", input="image")),
     (ConfigError, "give image_size", lambda path: export(network(False), path / "net.pt2")),
     (ConfigError, "does not say its preprocessing",
      lambda path: export(network(False), path / "net.pt2", input="image", image_size=SIZE)),

@@ -17,7 +17,7 @@ from residuum.inference.predict import Embedding, Prediction
 
 Format = Literal["auto", "table", "lines", "csv", "json", "jsonl"]
 ENDINGS = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-ARRAYS = (".npz", ".csv")
+ARRAYS = (".npz", ".npy", ".csv")
 SHOWN_EVERY = 0.5  # seconds between two looks of the progress bar
 
 
@@ -115,32 +115,46 @@ def write_predictions_file(predictions: Iterable[Prediction], how: str, out: Pat
 def check_features_file(path: Path) -> None:
     """Raise `ConfigError` for a file of another ending."""
     if path.suffix.lower() not in ARRAYS:
-        raise ConfigError(f"features go into a file that ends in {' or '.join(ARRAYS)}, not into {quoted(str(path))}")
+        endings = f"{', '.join(ARRAYS[:-1])} or {ARRAYS[-1]}"
+        raise ConfigError(f"features go into a file that ends in {endings}, not into {quoted(str(path))}")
 
 
 def write_features(embeddings: Iterable[Embedding], out: Path) -> None:
     """Write features with the images' names: arrays `images` (N,) and `features` (N, F), or a line of CSV for each.
 
-    Images that could not be read are left out. Raises `DataError` where the file cannot be written or no image is left.
+    Images that could not be read are left out. A .npy file has the features alone, (N, F), a row for each image that
+    was given; it has no names, so an image that cannot be read is an error there. Raises `DataError` where the file
+    cannot be written or no image is left.
     """
     import numpy as np
 
-    readable = ((e.path, e.features) for e in embeddings if e.features is not None)
+    def readable() -> Iterator[tuple[str, Any]]:
+        for embedding in embeddings:
+            if embedding.features is not None:
+                yield embedding.path, embedding.features
+            elif out.suffix.lower() == ".npy":
+                raise DataError(
+                    f"{embedding.error}; a .npy file has no names to say which rows are left: take .npz or .csv"
+                )
 
     def as_lines(partial: Path) -> None:
         with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            for number, (path, features) in enumerate(readable):
+            for number, (path, features) in enumerate(readable()):
                 if not number:
                     writer.writerow(["image", *(f"feature{i}" for i in range(len(features)))])
                 writer.writerow([path, *(f"{value:.9g}" for value in features.tolist())])
 
     def as_arrays(partial: Path) -> None:
-        every = list(readable)
+        every = list(readable())
         if not every:
             raise DataError("no image could be read, so that there are no features to write")
         with partial.open("wb") as file:
-            np.savez(file, images=np.array([p for p, _ in every]), features=np.stack([f for _, f in every]))
+            features = np.stack([f for _, f in every])
+            if out.suffix.lower() == ".npy":
+                np.save(file, features)
+            else:
+                np.savez(file, images=np.array([p for p, _ in every]), features=features)
 
     write_whole(out, as_lines if out.suffix.lower() == ".csv" else as_arrays, DataError)
 

@@ -16,9 +16,10 @@ class Export:
 
     # run folder, weights file, reference such as torchvision:resnet50.IMAGENET1K_V2, or a preset with random weights
     source: Annotated[str, tyro.conf.Positional]
-    # runtime that the file is for
-    to: Literal["onnx", "openvino", "pt2"] = "onnx"
-    # file to write, ending in .onnx, .xml or .pt2, or the folder for a server; the source's name where left out
+    # runtime that the file is for; pt2, aoti (compiled for this kind of processor) and torchscript are torch's
+    to: Literal["onnx", "openvino", "pt2", "aoti", "torchscript"] = "onnx"
+    # file to write, ending in .onnx, .xml, .pt2, .aoti.pt2 or .torchscript, or the folder for a server; the source's
+    # name where left out
     out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     # what the file takes: decoded images of any size, pixels of the network's size, or normalised tensors; images where
     # the weights say their preprocessing, and else normalised tensors (default auto)

@@ -38,7 +38,7 @@ class Predict:
     format: answers.Format = "auto"
     # file for the predictions; they are printed where left out
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    # file for the features before the classifier, .npz or .csv; no classes are predicted then
+    # file for the features before the classifier, .npz, .npy or .csv; no classes are predicted then
     features: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     # images that cannot be read: skip names each on standard error and exits 1 at the end, stop exits 2 at the first
     bad_images: BadImages = "skip"

@@ -24,7 +24,7 @@ from residuum.export.int8.gate import MAX_DROP, Quantized, Runtime, quantize
 from residuum.export.int8.report import Int8Report
 from residuum.export.proof import Proof
 from residuum.export.servers import Server, server_folder
-from residuum.export.write import ENDINGS, Format, export
+from residuum.export.write import ENDINGS, Format, export, format_of, usual_input
 from residuum.factory import create
 from residuum.files import cache_folder
 from residuum.inference.answering import loaded
@@ -68,7 +68,7 @@ class Written:
 
 def write(request: Request, say: Callable[[str], None] = lambda text: None) -> Written:
     """Export as asked, and `say` what is being done; raises `ResiduumError`."""
-    if request.to == "pt2" and request.int8:
+    if request.int8 and request.to not in ("onnx", "openvino"):
         raise ConfigError("int8 is for onnx and openvino; export to one of them")
     if request.calibration is not None and not request.int8:
         raise ConfigError("--calibration is for --int8; leave it out")
@@ -76,7 +76,7 @@ def write(request: Request, say: Callable[[str], None] = lambda text: None) -> W
         return _for_server(request, request.server, say)
     model, notes = _network(request.source)
     path = request.out or Path(f"{_name(request.source)}{ENDINGS[request.to]}")
-    if path.suffix != ENDINGS[request.to]:
+    if format_of(path) != request.to:
         raise ConfigError(f"{quoted(str(path))} must end in {ENDINGS[request.to]} to export to {request.to}")
     quantized = _quantized(request, model, say) if request.int8 else None
     images, of = _images(request, model)
@@ -84,7 +84,7 @@ def write(request: Request, say: Callable[[str], None] = lambda text: None) -> W
         *notes,
         f"compared on {len(images)} images of {of}, and on made-up ones" if images else f"compared on {of}",
     )
-    kind = request.input or ("image" if model.preprocessing is not None else "normalized")
+    kind = request.input or usual_input(model, request.to)
     if kind != "image" and images and model.preprocessing is not None:
         images = [evaluation_transform(model.preprocessing)(x.permute(2, 0, 1)).permute(1, 2, 0) for x in images]
     size = request.image_size or (usual_image_size(request.source) if _is_preset(request.source) else None)

@@ -1,7 +1,7 @@
 """What an exported network takes, and the layers that make it what the network takes."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -85,35 +85,46 @@ class Scale(nn.Module):
 
     def __init__(self, given: Input) -> None:
         super().__init__()
-        self.given = given
+        # Plain values, of which TorchScript can be made too.
+        self.bgr, self.scales = given.order == "bgr", given.kind == "image"
+        how, (self.height, self.width) = given.preprocessing, given.image_size
+        self.crop = 0.0 if how is None else how.crop
+        self.interpolation = "bilinear" if how is None else str(how.interpolation)
+        self.up, self.across = (round(side / self.crop) if self.crop else side for side in given.image_size)
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.permute(0, 3, 1, 2)
-        if self.given.order == "bgr":
+        if self.bgr:
             x = x.flip(1)
-        if self.given.kind != "image":
+        if not self.scales:
             return x
-        assert self.given.preprocessing is not None
-        how, (height, width) = self.given.preprocessing, self.given.image_size
-        if how.crop == 0:
-            return resized(x, height, width, how.interpolation)
-        up, across = (round(side / how.crop) for side in (height, width))
-        rows = torch.sym_max(up, across * images.shape[1] // images.shape[2])
-        columns = torch.sym_max(across, up * images.shape[2] // images.shape[1])
-        x = resized(x, rows, columns, how.interpolation)
-        top, left = middle(rows - height), middle(columns - width)
-        return x[:, :, top : top + height, left : left + width]
+        if self.crop == 0:
+            return resized(x, self.height, self.width, self.interpolation)
+        rows = at_least(self.up, self.across * images.shape[1] // images.shape[2])
+        columns = at_least(self.across, self.up * images.shape[2] // images.shape[1])
+        x = resized(x, rows, columns, self.interpolation)
+        top, left = middle(rows - self.height), middle(columns - self.width)
+        return x[:, :, top : top + self.height, left : left + self.width]
 
 
-def resized(x: Tensor, height: int | torch.SymInt, width: int | torch.SymInt, interpolation: str) -> Tensor:
+# Lengths below may also be symbols of a program that is captured (torch.SymInt), which TorchScript has no name for.
+
+
+def resized(x: Tensor, height: int, width: int, interpolation: str) -> Tensor:
     """uint8 (N, C, any, any) to uint8 (N, C, height, width), as torchvision scales images."""
-    size: Any = (height, width)
     if interpolation == "nearest":
-        return F.interpolate(x, size, mode="nearest")
-    return F.interpolate(x, size, mode=interpolation, antialias=True)
+        return F.interpolate(x, [height, width], mode="nearest")
+    return F.interpolate(x, [height, width], mode=interpolation, antialias=True)
 
 
-def middle(over: int | torch.SymInt) -> int | torch.SymInt:
+def at_least(least: int, length: int) -> int:
+    """The larger one, of which a captured program makes no condition on the image's size."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return max(least, length)
+    return torch.sym_max(least, length)  # type: ignore[return-value]
+
+
+def middle(over: int) -> int:
     """Half of what is cut off, rounded as Python's `round` does, to even numbers: so torchvision crops."""
     return over // 2 + (over % 2) * ((over // 2) % 2)
 

@@ -6,35 +6,38 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from residuum.errors import ConfigError, DeviceError, ExportError, quoted
-from residuum.export import onnx, openvino
-from residuum.export.inputs import Input, Kind, Normal, Order, Scale
+from residuum.export import onnx, openvino, programs
+from residuum.export.inputs import Input, Kind, Order
 from residuum.export.int8.gate import Quantized
 from residuum.export.proof import HALF, Proof, batched, made_images, prove_file
 from residuum.extras import version_of
-from residuum.inference.engines import TOLERANCE
+from residuum.inference.engines import TOLERANCE, refuse_engine
 from residuum.inference.optimize import FoldedResNet, folded_network
 from residuum.inference.surgery import copied, own_hooks
 from residuum.nn.resnet import ResNet
-from residuum.runtimes.exported import NOTE, self_test_images
+from residuum.runtimes.exported import self_test_images
 from residuum.runtimes.onnx import OnnxSession, onnx_model
 from residuum.runtimes.openvino import OpenVinoSession, openvino_model
+from residuum.runtimes.package import COMPILED_FOR, processor, write_package
 from residuum.runtimes.program import captured
 from residuum.weights.files import digest
 
 Fill = Callable[[Path], object]
-Format = Literal["onnx", "openvino", "pt2"]
-ENDINGS: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
-_LIBRARIES = {"onnx": ("torch", "onnx", "onnxscript"), "openvino": ("torch", "openvino"), "pt2": ("torch",)}
+Format = Literal["onnx", "openvino", "aoti", "pt2", "torchscript"]
+# Of two endings that fit, the first is meant.
+ENDINGS: dict[str, str] = {
+    "onnx": ".onnx", "openvino": ".xml", "aoti": ".aoti.pt2", "pt2": ".pt2", "torchscript": ".torchscript"
+}  # fmt: skip
+_LIBRARIES = {"onnx": ("torch", "onnx", "onnxscript"), "openvino": ("torch", "openvino")}
 
 
 def export(
@@ -50,15 +53,19 @@ def export(
     images: Sequence[Tensor] = (),
     quantized: Quantized | None = None,
 ) -> Proof:
-    """Write the network for another runtime; the ending of `path` says which: .onnx, .xml (OpenVINO) or .pt2 (torch).
+    """Write the network for another runtime; the ending of `path` says which.
+
+    They are .onnx, .xml (OpenVINO), .pt2 (a program of torch.export), .aoti.pt2 (the same compiled by AOTInductor for
+    this kind of processor, which needs a C++ compiler) and .torchscript.
 
     The file takes what `input` says: decoded `image`s of any size, uint8 (N, H, W, C), which it scales, crops and
     normalises as evaluation does (the default where the network says its preprocessing); `pixels` of the size that the
-    network looks at, uint8 too; or `normalized` tensors, float32 (N, C, H, W). It gives float32 logits. N is free;
-    `dynamic_size` frees height and width of the last two. `image_size` is the preprocessing's where left out. `order`
-    is that of the channels of uint8 images. `opset` is for ONNX; `half` stores OpenVINO's weights in fp16. `quantized`
-    is the network in 8-bit integers, as `residuum.export.int8.quantize` gave it for this runtime: its file is compared
-    with it, for how far it is from the network itself stands in its report, which goes into the file.
+    network looks at, uint8 too (the default for .aoti.pt2, which takes no `image`s); or `normalized` tensors, float32
+    (N, C, H, W). It gives float32 logits. N is free; `dynamic_size` frees height and width of the last two.
+    `image_size` is the preprocessing's where left out. `order` is that of the channels of uint8 images. `opset` is for
+    ONNX; `half` stores OpenVINO's weights in fp16. `quantized` is the network in 8-bit integers, as
+    `residuum.export.int8.quantize` gave it for this runtime: its file is compared with it, for how far it is from the
+    network itself stands in its report, which goes into the file.
 
     The network is taken as in evaluation, in fp32, and left as it was. What was written is opened by its own runtime in
     a new process and compared with the network on `images`, decoded, uint8 (H, W, C), and on made-up ones of several
@@ -68,16 +75,18 @@ def export(
     answers otherwise, `MissingExtraError`.
     """
     path = Path(path)
-    to = next((name for name, ending in ENDINGS.items() if ending == path.suffix), None)
+    to = format_of(path)
     if to is None:
         raise ConfigError(f"{quoted(str(path))} must end in {', '.join(ENDINGS.values())}: that says for which runtime")
     if opset is not None and to != "onnx":
         raise ConfigError(f"an opset is ONNX's, and {path.suffix} has none; leave it out")
     if half and to != "openvino":
         raise ConfigError("half stores the weights of OpenVINO files in fp16; leave it out for others")
+    if to == "aoti":
+        refuse_engine("aoti", torch.device("cpu"), "fp32")
     if not path.parent.is_dir():
         raise ExportError(f"cannot write {quoted(str(path))}: there is no such folder")
-    given = _input(model, input, image_size, dynamic_size, order)
+    given = _input(model, to, input, image_size, dynamic_size, order)
     if quantized is not None:
         _check_quantized(quantized, given, to, opset, half)
     how = given.preprocessing if given.kind == "image" else None
@@ -86,6 +95,8 @@ def export(
             "preprocessing scales by nearest, which ONNX Runtime rounds otherwise; export to openvino or pt2, or with "
             "input pixels, and scale before"
         )
+    if to == "aoti" and how is not None:
+        raise ConfigError("compiled code takes images of one size; export with input pixels, and scale before")
     _check_images(images, given)
     with torch.inference_mode(False), torch.no_grad():
         network = _plain(model)
@@ -102,8 +113,20 @@ def export(
         return given_out(path, fill, lambda partial: prove_file(partial, reference, given, batches, allowed, note))
 
 
+def format_of(path: Path) -> Format | None:
+    """For which runtime a file of this name is; None where its ending does not say."""
+    return next((name for name in get_args(Format) if path.name.endswith(ENDINGS[name])), None)
+
+
+def usual_input(model: ResNet, to: Format) -> Kind:
+    """What a file takes where nothing else is asked for."""
+    if model.preprocessing is None:
+        return "normalized"
+    return "pixels" if to == "aoti" else "image"
+
+
 def _input(
-    model: ResNet, kind: Kind | None, image_size: tuple[int, int] | None, dynamic_size: bool, order: Order
+    model: ResNet, to: Format, kind: Kind | None, image_size: tuple[int, int] | None, dynamic_size: bool, order: Order
 ) -> Input:
     if not isinstance(model, ResNet):
         copied(model)  # which says what it is
@@ -115,7 +138,7 @@ def _input(
     if image_size is None and how is None:
         raise ConfigError("the network does not say at what size it looks; give image_size, such as (224, 224)")
     size = image_size or (how.image_size if how is not None else (0, 0))
-    kind = kind or ("image" if how is not None else "normalized")
+    kind = kind or usual_input(model, to)
     if how is not None and size != how.image_size and kind == "image":
         raise ConfigError(
             f"image_size is {size}, but images are scaled to {how.image_size} for this network; change "
@@ -166,10 +189,12 @@ def note_of(model: ResNet, given: Input, to: str, net: nn.Module) -> dict[str, A
         "config": model.config.to_dict(),
         "preprocessing": None if how is None else how.to_dict(),
         "weights_sha256": digest({name: tensor.cpu() for name, tensor in model.state_dict().items()}),
-        "versions": {name: version_of(name) or "unknown" for name in ("residuum", *_LIBRARIES[to])},
+        "versions": {name: version_of(name) or "unknown" for name in ("residuum", *_LIBRARIES.get(to, ("torch",)))},
     }
-    if to == "pt2":
+    if to in ("pt2", "torchscript"):
         note["self_test"] = _self_test(net, given)
+    if to == "aoti":
+        note[COMPILED_FOR] = processor()
     return note
 
 
@@ -178,15 +203,7 @@ def _self_test(net: nn.Module, given: Input) -> dict[str, Any]:
     images = self_test_images((2, *size, given.channels))
     if given.kind == "normalized":
         images = images.permute(0, 3, 1, 2).float() / 255
-    return {"size": list(size), "logits": _whole(net, given)(images).tolist()}
-
-
-def _whole(net: nn.Module, given: Input) -> nn.Module:
-    """From the file's input to logits."""
-    if given.kind == "normalized":
-        return net.eval()
-    assert given.preprocessing is not None
-    return nn.Sequential(Scale(given), Normal(given.preprocessing), net).eval()
+    return {"size": list(size), "logits": programs.from_input(net, given)(images).tolist()}
 
 
 # -- int8 --------------------------------------------------------------------------------------------------------------
@@ -245,19 +262,26 @@ def _to_openvino(net: FoldedResNet, given: Input, note: dict[str, Any], opset: i
 
 
 def _to_pt2(net: FoldedResNet, given: Input, note: dict[str, Any], opset: int | None, half: bool) -> Fill:
-    program = captured(_whole(net, given), given.example, given.free)
+    program = captured(programs.from_input(net, given), given.example, given.free)
+    return lambda partial: programs.write_program(program, note, partial)
 
-    def fill(partial: Path) -> None:
-        with warnings.catch_warnings(action="ignore"):  # of views among weights, which are whole in the file
-            torch.export.save(program, partial, extra_files={f"{NOTE}.json": json.dumps(note, sort_keys=True)})
 
-    return fill
+def _to_aoti(net: FoldedResNet, given: Input, note: dict[str, Any], opset: int | None, half: bool) -> Fill:
+    program = captured(programs.from_input(net, given), given.example, given.free)
+    return lambda partial: write_package(program, partial, note)
+
+
+def _to_torchscript(net: FoldedResNet, given: Input, note: dict[str, Any], opset: int | None, half: bool) -> Fill:
+    module = programs.torchscript(net, given)
+    return lambda partial: programs.write_torchscript(module, note, partial)
 
 
 _WRITERS: dict[str, Callable[[FoldedResNet, Input, dict[str, Any], int | None, bool], Fill]] = {
     "onnx": _to_onnx,
     "openvino": _to_openvino,
     "pt2": _to_pt2,
+    "aoti": _to_aoti,
+    "torchscript": _to_torchscript,
 }
 
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -148,29 +147,16 @@ def aoti_run(program: "ExportedProgram", package: Path | None) -> Run:
 
     Without a name it is a temporary file, which is gone once it is loaded.
     """
-    from torch import _inductor
+    from residuum.runtimes.package import load_package, write_package
 
-    def write(path: Path) -> None:
-        try:
-            _inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
-        except Exception as error:  # of the compiler's, of many kinds
-            raise ExportError(f"torch cannot compile the network: {first_line(error)}") from error
-
-    def load(path: Path) -> Run:
-        try:
-            return _inductor.aoti_load_package(str(path))
-        except Exception as error:
-            raise ExportError(f"{quoted(str(path))} is no package that opens here: {first_line(error)}") from error
-
-    with warnings.catch_warnings(action="ignore"):  # the compiler's advice: what goes wrong is raised or compared
-        if package is not None:
-            if not package.exists():
-                write_whole(package, write, ExportError)
-            return load(package)
-        with tempfile.TemporaryDirectory(prefix="residuum-") as folder:
-            path = Path(folder) / "network.pt2"
-            write(path)
-            return load(path)
+    if package is not None:
+        if not package.exists():
+            write_whole(package, lambda partial: write_package(program, partial), ExportError)
+        return load_package(package)
+    with tempfile.TemporaryDirectory(prefix="residuum-") as folder:
+        path = Path(folder) / "network.pt2"
+        write_package(program, path)
+        return load_package(path)
 
 
 def difference(run: Run, network: Run, batches: Sequence[Tensor]) -> float:

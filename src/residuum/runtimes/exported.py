@@ -1,6 +1,7 @@
 """Files that `residuum export` wrote, opened by what they say of themselves: uint8 images in, logits out."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,14 @@ from torch import Tensor
 from residuum.data.preparing import normalise
 from residuum.errors import ConfigError, DataError, ExportError, first_line, quoted
 from residuum.preprocessing import Preprocessing
+from residuum.runtimes.package import COMPILED_FOR, check_processor, is_package, load_package, note_of_package
 
 NOTE = "residuum"  # under which a file keeps what it says of itself
 PIXELS = "pixels"  # what lies between scaling and normalising: uint8 (N, C, *image_size)
 Runtime = Literal["auto", "torch", "onnxruntime", "openvino"]
 # What runs each kind of file, the usual one first.
 RUNTIMES: dict[str, tuple[str, ...]] = {
-    ".pt2": ("torch",), ".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)
+    ".pt2": ("torch",), ".torchscript": ("torch",), ".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)
 }  # fmt: skip
 _NEWEST = 1  # version of the note
 
@@ -122,7 +124,9 @@ def opened(path: str | Path, *, runtime: Runtime = "auto", threads: int | None =
     if not path.is_file():
         raise ExportError(f"there is no file {quoted(str(path))}")
     if path.suffix == ".pt2":
-        note, run = _program(path)
+        note, run = _package(path) if is_package(path) else _program(path)
+    elif path.suffix == ".torchscript":
+        note, run = _torchscript(path)
     elif path.suffix == ".onnx":
         note, run = _onnx(path, name, threads)
     else:
@@ -161,14 +165,39 @@ def _program(path: Path) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
     except Exception as error:  # torch's own, of many kinds
         raise ExportError(f"torch {torch.__version__} cannot open {quoted(str(path))}: {first_line(error)}") from None
     note = _read(said[f"{NOTE}.json"] or None, path)
-    module = program.module()
-
-    def run(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return module(images)  # type: ignore[no-any-return]
-
+    run = _without_gradients(program.module())
     _self_test(note, run, path)
     return note, run
+
+
+def _package(path: Path) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
+    note = _read(note_of_package(path), path)
+    check_processor(note.get(COMPILED_FOR, {}), path)
+    return note, _without_gradients(load_package(path))
+
+
+def _torchscript(path: Path) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
+    said: dict[str, Any] = {f"{NOTE}.json": ""}
+    try:
+        with warnings.catch_warnings(action="ignore"):  # that TorchScript is deprecated
+            module = torch.jit.load(  # type: ignore[no-untyped-call]
+                str(path), map_location="cpu", _extra_files=said
+            )
+    except Exception as error:  # torch's own, of many kinds
+        raise ExportError(f"torch {torch.__version__} cannot open {quoted(str(path))}: {first_line(error)}") from None
+    text = said[f"{NOTE}.json"]
+    note = _read((text.decode("utf-8", "replace") if isinstance(text, bytes) else text) or None, path)
+    run = _without_gradients(module)
+    _self_test(note, run, path)
+    return note, run
+
+
+def _without_gradients(module: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def run(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return module(images)
+
+    return run
 
 
 def _self_test(note: Mapping[str, Any], run: Callable[[Tensor], Tensor], path: Path) -> None:
