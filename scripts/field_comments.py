@@ -1,0 +1,79 @@
+"""What the site's reference shows of a dataclass: a table of its fields, from the comments that stand at them.
+
+In this package the comment above a field is its documentation: the help of the command line is made of it. griffe, which
+reads the sources for the site, does not know of that; mkdocs.yml gives it this extension.
+"""
+
+import re
+from typing import Any
+
+import griffe
+
+
+class FieldComments(griffe.Extension):
+    """Adds a table of the fields to the docstring of each dataclass, in the place of a signature."""
+
+    def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Called by griffe when it has read a class."""
+        if not any("dataclass" in str(decorator.value) for decorator in cls.decorators):
+            return
+        cls.decorators = []  # the signature would say the fields again, in one line
+        rows = [_row(field, cls) for field in cls.attributes.values() if _is_field(field)]
+        table = "\n".join(["| field | type | default | |", "| --- | --- | --- | --- |", *rows])
+        text = cls.docstring.value if cls.docstring else ""
+        if rows:
+            cls.docstring = griffe.Docstring(f"{text}\n\n{table}", parent=cls)
+
+
+def comment_at(lines: list[str], number: int) -> str:
+    """The comment at the field that begins in a line, counted from 1: the lines right above it, or behind it."""
+    above: list[str] = []
+    for line in reversed(lines[: number - 1]):
+        if not line.lstrip().startswith("# "):
+            break
+        above.insert(0, line.strip()[2:])
+    behind = re.search(r"[^#]\s\s# (.+)$", lines[number - 1])
+    return " ".join(above) or (behind[1] if behind else "")
+
+
+def cell(text: str) -> str:
+    """Text in a cell of a Markdown table."""
+    return text.replace("|", "\\|")
+
+
+def _is_field(attribute: griffe.Attribute) -> bool:
+    properties = {"property", "cached-property"} & attribute.labels
+    return attribute.annotation is not None and not properties and not attribute.name.startswith("_")
+
+
+def _row(field: griffe.Attribute, cls: griffe.Class) -> str:
+    default = "" if field.value is None else f"`{cell(str(field.value))}`"
+    made = re.match(r"field\(default_factory=(lambda: )?([^,]+)\)$", str(field.value or ""))
+    if made:
+        default = f"`{made[2]}`" if made[1] else f"`{made[2]}()`"
+    elif default.startswith("`field("):
+        default = ""
+    comment = comment_at(cls.lines_collection[field.filepath], field.lineno or 1)
+    return f"| `{field.name}` | {cell(_kind(str(field.annotation), cls))} | {default} | {cell(comment)} |"
+
+
+def _kind(annotation: str, cls: griffe.Class) -> str:
+    """A field's type as the table says it: bounds that are declared beside it, words among which one is chosen."""
+    declared = re.match(r"Annotated\[(.+?), (?=Within|AtLeast|arg|tyro)(.*)\]$", annotation, re.DOTALL)
+    kind, beside = declared.groups() if declared else (annotation, "")
+    within = re.search(r"Within\('?([\[(].+?[\])])'?\)", beside)
+    least = re.search(r"AtLeast\(([^,)]+)(?:, ([^)]+))?\)", beside)
+    bounds = f" in {within[1]}" if within else ""
+    if least:
+        low, high = (_value(word, cls).replace(" ** ", "^") for word in (least[1], least[2] or ""))
+        bounds = f" from {low} to {high}" if high else f" from {low} on"
+    words = re.match(r"Literal\[(.*)\]$", _value(kind, cls))
+    if words:
+        return ", ".join(f"`{word.strip()}`" for word in words[1].replace("'", "").split(","))
+    return " or ".join(f"`{part}`" for part in kind.split(" | ")) + bounds
+
+
+def _value(word: str, cls: griffe.Class) -> str:
+    """What a name stands for in the class's module, or the word itself."""
+    known = cls.module.attributes.get(word)
+    return str(known.value) if known is not None else word
