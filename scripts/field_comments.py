@@ -1,7 +1,8 @@
 """What the site's reference shows of a dataclass: a table of its fields, from the comments that stand at them.
 
-In this package the comment above a field is its documentation: the help of the command line is made of it. griffe, which
-reads the sources for the site, does not know of that; mkdocs.yml gives it this extension.
+In this package the comment above a field is its documentation: the help of the command line is made of it. griffe,
+which reads the sources for the site, does not know of that; mkdocs.yml gives it this extension. Numbers of papers on
+arXiv become links.
 """
 
 import re
@@ -12,6 +13,11 @@ import griffe
 
 class FieldComments(griffe.Extension):
     """Adds a table of the fields to the docstring of each dataclass, in the place of a signature."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Called by griffe when it has read anything."""
+        if obj.docstring:
+            obj.docstring.value = linked(obj.docstring.value)
 
     def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
         """Called by griffe when it has read a class."""
@@ -36,6 +42,18 @@ def comment_at(lines: list[str], number: int) -> str:
     return " ".join(above) or (behind[1] if behind else "")
 
 
+def prose(comment: str) -> str:
+    """A comment as Markdown: patterns of file names keep their stars, numbers of papers become links."""
+    parts = comment.split("`")
+    parts[::2] = [part.replace("*", "\\*") for part in parts[::2]]
+    return linked("`".join(parts))
+
+
+def linked(text: str) -> str:
+    """Text in which numbers of papers on arXiv, such as 1512.03385, are links."""
+    return re.sub(r"(?<![\w./])(\d{4}\.\d{5})(?![\w])", r"[\1](https://arxiv.org/abs/\1)", text)
+
+
 def cell(text: str) -> str:
     """Text in a cell of a Markdown table."""
     return text.replace("|", "\\|")
@@ -54,7 +72,7 @@ def _row(field: griffe.Attribute, cls: griffe.Class) -> str:
     elif default.startswith("`field("):
         default = ""
     comment = comment_at(cls.lines_collection[field.filepath], field.lineno or 1)
-    return f"| `{field.name}` | {cell(_kind(str(field.annotation), cls))} | {default} | {cell(comment)} |"
+    return f"| `{field.name}` | {cell(_kind(str(field.annotation), cls))} | {default} | {cell(prose(comment))} |"
 
 
 def _kind(annotation: str, cls: griffe.Class) -> str:
@@ -67,10 +85,18 @@ def _kind(annotation: str, cls: griffe.Class) -> str:
     if least:
         low, high = (_value(word, cls).replace(" ** ", "^") for word in (least[1], least[2] or ""))
         bounds = f" from {low} to {high}" if high else f" from {low} on"
+    return " or ".join(_words(part, cls) for part in kind.split(" | ")) + bounds
+
+
+def _words(kind: str, cls: griffe.Class) -> str:
+    """A type, or the words among which one is chosen."""
     words = re.match(r"Literal\[(.*)\]$", _value(kind, cls))
     if words:
         return ", ".join(f"`{word.strip()}`" for word in words[1].replace("'", "").split(","))
-    return " or ".join(f"`{part}`" for part in kind.split(" | ")) + bounds
+    inner = re.match(r"tuple\[(\w+), \.\.\.\]$", kind)
+    if inner and _value(inner[1], cls).startswith("Literal["):
+        return f"a tuple of {_words(inner[1], cls)}"
+    return f"`{kind}`"
 
 
 def _value(word: str, cls: griffe.Class) -> str:
