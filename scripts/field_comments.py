@@ -5,7 +5,9 @@ which reads the sources for the site, does not know of that; mkdocs.yml gives it
 arXiv become links.
 """
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import griffe
@@ -25,10 +27,15 @@ class FieldComments(griffe.Extension):
             return
         cls.decorators = []  # the signature would say the fields again, in one line
         rows = [_row(field, cls) for field in cls.attributes.values() if _is_field(field)]
-        table = "\n".join(["| field | type | default | |", "| --- | --- | --- | --- |", *rows])
         text = cls.docstring.value if cls.docstring else ""
         if rows:
-            cls.docstring = griffe.Docstring(f"{text}\n\n{table}", parent=cls)
+            cls.docstring = griffe.Docstring(f"{text}\n\n{_table(rows)}", parent=cls)
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Called by griffe when it has read all: names of choices are spelled out where a function takes one."""
+        for function in _functions(pkg):
+            for parameter in function.parameters:
+                parameter.annotation = _spelled(parameter.annotation, function)
 
 
 def comment_at(lines: list[str], number: int) -> str:
@@ -64,7 +71,41 @@ def _is_field(attribute: griffe.Attribute) -> bool:
     return attribute.annotation is not None and not properties and not attribute.name.startswith("_")
 
 
-def _row(field: griffe.Attribute, cls: griffe.Class) -> str:
+def _functions(within: griffe.Module | griffe.Class) -> Iterator[griffe.Function]:
+    for member in within.members.values():
+        if isinstance(member, griffe.Function):
+            yield member
+        elif isinstance(member, griffe.Module | griffe.Class):
+            yield from _functions(member)
+
+
+def _spelled(annotation: Any, function: griffe.Function) -> Any:
+    """An annotation in which a name that stands for words, `Literal[...]`, is replaced by them."""
+    if isinstance(annotation, griffe.ExprBinOp):
+        annotation.left = _spelled(annotation.left, function)
+        annotation.right = _spelled(annotation.right, function)
+    elif isinstance(annotation, griffe.ExprName):
+        with contextlib.suppress(KeyError):
+            known = function.modules_collection[annotation.canonical_path]
+            if known.is_attribute and str(known.value).startswith("Literal["):
+                return known.value
+    return annotation
+
+
+def _table(rows: list[tuple[str, str, str, str]]) -> str:
+    """A Markdown table of the fields, without defaults where none has one."""
+    defaults = any(default for _, _, default, _ in rows)
+    lines = (
+        ["| field | type | default | |", "| --- | --- | --- | --- |"]
+        if defaults
+        else ["| field | type | |", "| --- | --- | --- |"]
+    )
+    for name, kind, default, meaning in rows:
+        lines.append(f"| {' | '.join([name, kind, *([default] if defaults else []), meaning])} |")
+    return "\n".join(lines)
+
+
+def _row(field: griffe.Attribute, cls: griffe.Class) -> tuple[str, str, str, str]:
     default = "" if field.value is None else f"`{cell(str(field.value))}`"
     made = re.match(r"field\(default_factory=(lambda: )?([^,]+)\)$", str(field.value or ""))
     if made:
@@ -72,7 +113,7 @@ def _row(field: griffe.Attribute, cls: griffe.Class) -> str:
     elif default.startswith("`field("):
         default = ""
     comment = comment_at(cls.lines_collection[field.filepath], field.lineno or 1)
-    return f"| `{field.name}` | {cell(_kind(str(field.annotation), cls))} | {default} | {cell(prose(comment))} |"
+    return f"`{field.name}`", cell(_kind(str(field.annotation), cls)), default, cell(prose(comment))
 
 
 def _kind(annotation: str, cls: griffe.Class) -> str:

@@ -120,12 +120,9 @@ def _rows(kind: type, values: Any, prefix: str = "", only: set[str] | None = Non
         argument = next((extra for extra in extras if hasattr(extra, "help_behavior_hint")), None)
         word = getattr(argument, "name", None) or f.name.replace("_", "-")
         option = options[f"{prefix}.{word}" if prefix else word]
-        yield (
-            _flag(option, argument),
-            _value(option),
-            _default(option, getattr(values, f.name), argument),
-            comments[f.name],
-        )
+        value = getattr(values, f.name)
+        needed = ", needed" if value is tyro.MISSING else ""
+        yield _flag(option, argument), _value(option) + needed, _default(value, argument), comments[f.name]
 
 
 def _flag(option: Option, argument: Any) -> str:
@@ -142,15 +139,13 @@ def _value(option: Option) -> str:
     return re.sub(r"\ba Path\b", "a path", wanted(Field(option.name, option.kind, option.constraints)))
 
 
-def _default(option: Option, value: Any, argument: Any) -> str:
+def _default(value: Any, argument: Any) -> str:
     said = getattr(argument, "help_behavior_hint", None)
     if isinstance(said, str):
         return said.strip("()").removeprefix("default: ")
-    if (option.required and option.positional) or value is tyro.MISSING:
-        return "needed" if option.required else ""
     if isinstance(value, bool):
         return "on" if value else "off"
-    if value is None or value in ("", ()):
+    if value is None or value is tyro.MISSING or value in ("", ()):
         return ""
     return f"`{' '.join(map(str, value)) if isinstance(value, tuple) else value}`"
 
@@ -191,7 +186,6 @@ def presets() -> str:
 
     from residuum.cli.tables import gigas
     from residuum.cost import totals
-    from residuum.draw import traits
 
     libraries = {"torchvision": set(torchvision.models.list_models()), "timm": set(timm.list_models())}
     lines = [
@@ -202,33 +196,46 @@ def presets() -> str:
         f"The {len(PRESETS)} published networks that `residuum.create(NAME)` and `--model NAME` take.",
         "`residuum presets` lists them in a terminal, `residuum summary NAME` shows one part by part. A GMAC is 10^9",
         "multiply-adds, two FLOP each, for one image of the size that the preset is meant for; *image* is its side in",
-        "pixels. *Also in* names libraries that have the network by the same name: their weights load, and",
+        "pixels. *Fields* are those in which the [config](../config.md) differs from that of ResNet-50, but for the",
+        "numbers of blocks. *Also in* names libraries that have the network by the same name: their weights load, and",
         "[give the same numbers](../weights.md#how-exact-it-is).",
-        "",
-        "| preset | depth | parameters | GMAC | image | what sets it apart | papers | also in |",
-        "| --- | ---: | ---: | ---: | ---: | --- | --- | --- |",
     ]
+    families: dict[str, list[str]] = {}
     for name, config in PRESETS.items():
         size = usual_image_size(name)
         parameters, macs = totals(config, size)
-        apart = ", ".join([*_parts(config), *traits(config)])
+        apart = ", ".join(_differing(config))
         also = ", ".join(library for library, names in libraries.items() if name in names)
         figures = f"{config.depth} | {parameters:,} | {gigas(macs)} | {size[0]}"
         sources = ", ".join(f"[{paper}](https://arxiv.org/abs/{number})" for paper, number in papers(config).items())
-        lines.append(f"| `{name}` | {figures} | {apart} | {sources} | {also} |")
+        row = f"| `{name}` | {figures} | {apart} | {sources} | {also} |"
+        families.setdefault(_family(config, size), []).append(row)
+    for family, rows in families.items():
+        lines += ["", f"## {family}", "", "| preset | depth | parameters | GMAC | image | fields | papers | also in |"]
+        lines += ["| --- | ---: | ---: | ---: | ---: | --- | --- | --- |", *rows]
     return "\n".join(lines) + "\n"
 
 
-def _parts(config: ResNetConfig) -> Iterator[str]:
-    """Stem and shortcuts where they are not those of ResNet-50, which `traits` leaves to the picture."""
-    stems = {"deep": "stem of three 3x3", "tiered": "stem of three 3x3 that widen", "conv3": "stem of one 3x3"}
-    if config.stem in stems:
-        yield stems[config.stem]
-    if config.stem_pool == "conv":
-        yield "strided convolution in place of the stem's pool"
-    shortcuts = {"avg": "average pool in shortcuts", "pad": "shortcuts without parameters"}
-    if config.downsample in shortcuts:
-        yield shortcuts[config.downsample]
+def _family(config: ResNetConfig, image_size: tuple[int, int]) -> str:
+    """The heading under which a preset stands."""
+    found = {
+        "Small images": max(image_size) < 224,
+        "Pre-activation": config.preact,
+        "ResNet-RS": config.stem_pool == "conv",
+        "Anti-aliased": config.antialias != "none",
+        "Squeeze-and-excitation": config.attention == "se",
+        "Efficient channel attention": config.attention == "eca",
+        "ResNeXt and Wide ResNet": config.groups > 1 or config.width_per_group > 64,
+    }
+    return next((family for family, there in found.items() if there), "ResNet")
+
+
+def _differing(config: ResNetConfig) -> Iterator[str]:
+    """The fields in which a preset is not ResNet-50, but for the numbers of blocks, which its depth says."""
+    for field, usual in ResNetConfig().to_dict().items():
+        value = config.to_dict()[field]
+        if value != usual and field != "depths":
+            yield f"`{field}={' '.join(map(str, value)) if isinstance(value, tuple) else value}`"
 
 
 def papers(config: ResNetConfig) -> dict[str, str]:
@@ -258,8 +265,8 @@ def recipes() -> str:
         MADE,
         "",
         '`residuum train --recipe NAME` trains by one, and a recipe file goes over one by `recipe = "NAME"` in its',
-        "first line. `residuum recipes NAME` shows one in a terminal, and [recipes](../recipes.md#published-recipes) has",
-        "the fields of all side by side. What a recipe leaves out, the data decides.",
+        "first line. `residuum recipes NAME` shows one in a terminal, and [recipes](../recipes.md#published-recipes)",
+        "has the fields of all side by side. What a recipe leaves out, the data decides.",
         "",
         "| recipe | what | network | data | epochs | batch | top-1 |",
         "| --- | --- | --- | --- | ---: | ---: | ---: |",

@@ -26,12 +26,19 @@ __all__ = ["LayerCost", "PartCost", "cost", "step_cost"]
 class LayerCost:
     """The cost of one layer, in the units of `PartCost`: what it keeps is what no layer before it has kept."""
 
+    # name of the module in the network
     name: str
+    # name of its class
     kind: str
+    # shape of its output, with the batch
     shape: tuple[int, ...]
+    # number of parameters
     parameters: int
+    # MAC of the forward pass
     macs: int
+    # MAC of the backward pass
     backward_macs: int
+    # bytes that it keeps for the backward pass
     activation_bytes: int
 
 
@@ -43,13 +50,21 @@ class PartCost:
     the first of them.
     """
 
+    # stem, the name of a stage, or head
     name: str
+    # shape of its output, with the batch
     shape: tuple[int, ...]
+    # number of blocks
     blocks: int
+    # number of parameters
     parameters: int
+    # MAC of the forward pass
     macs: int
+    # MAC of the backward pass
     backward_macs: int
+    # bytes that it keeps for the backward pass
     activation_bytes: int
+    # the layers, in order; none unless `by_layer`
     layers: tuple[LayerCost, ...]
 
 
