@@ -119,6 +119,7 @@ def test_the_site_builds_without_a_warning_fetches_nothing_and_has_what_the_page
     result = subprocess.run(build, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert "WARNING -" not in result.stderr
+    assert (tmp_path / "site" / "search" / "search_index.js").exists()  # found by a page that is opened as a file
 
     fetched = re.compile(r"""<(?:link|script|img|iframe)[^>]*\b(?:src|href)=["']?(?:https?:)?//[^>]*>""")
     for page in (tmp_path / "site").rglob("*.html"):
