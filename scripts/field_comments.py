@@ -31,6 +31,12 @@ class FieldComments(griffe.Extension):
         if rows:
             cls.docstring = griffe.Docstring(f"{text}\n\n{_table(rows)}", parent=cls)
 
+    def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
+        """Called by griffe when it has read a name that is given a value: of a module it has the comment above it."""
+        if isinstance(attr.parent, griffe.Module) and not attr.docstring and not attr.name.startswith("_"):
+            comment = comment_at(attr.lines_collection[attr.filepath], attr.lineno or 1)
+            attr.docstring = griffe.Docstring(prose(comment), parent=attr) if comment else None
+
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Called by griffe when it has read all: names of choices are spelled out where a function takes one."""
         for function in _functions(pkg):

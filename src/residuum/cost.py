@@ -161,7 +161,8 @@ def cost(
 def totals(config: ResNetConfig, size: tuple[int, int] = (224, 224)) -> tuple[int, int]:
     """Parameters and MAC of one image's inference, the sums of `cost`, in a fraction of its time.
 
-    What is not counted, norms and activations, is left out: on the meta device it takes longest.
+    `size` is height and width in pixels. What is not counted, norms and activations, is left out: on the meta device it
+    takes longest.
     """
     short = config.replace(depths=tuple(min(depth, 2) for depth in config.depths))
     with torch.device("meta"), torch.no_grad():

@@ -78,7 +78,8 @@ def level(result: StudyResult) -> float:
 def compare(result: StudyResult, metric: str | None = None) -> tuple[Comparison, ...]:
     """Every variant beside the base, in the study's order. `metric` is the tested one where it is not given.
 
-    Each metric is a family of its own for Holm. The margin is the tested metric's and holds for no other.
+    Each metric is a family of its own for Holm. The margin is the tested metric's and holds for no other. Raises
+    `MissingExtraError` without scipy.
     """
     metric = metric or result.metric
     by_seed, alpha = values(result, metric), level(result)
@@ -159,7 +160,7 @@ def _judged(one: Comparison, adjusted: float | None, metric: str, alpha: float) 
 
 
 def verdict(one: Comparison, scale: float = 1.0, unit: str = "") -> str:
-    """A comparison's verdict in words; the margin times `scale`."""
+    """A comparison's verdict in words, such as `better`; it shows the margin times `scale`, in `unit`."""
     if one.kind == "same":
         return f"same within ±{scale * (one.margin or 0):.4g}{unit}"
     if one.kind == "undecided":
@@ -235,5 +236,9 @@ def complete(result: StudyResult, metric: str) -> tuple[Floats, list[int]]:
 
 
 def pairs_needed(margin: float, sd: float, correlation: float = 0.0, alpha: float = ALPHA) -> int | None:
-    """Seeds that show a difference of `margin` four times in five, where one run spreads by `sd`, or None."""
+    """Seeds that show a difference of `margin` four times in five, where one run spreads by `sd`, or None.
+
+    `correlation` is that of two variants' runs of one seed, and `alpha` what may be erred by. Raises
+    `MissingExtraError` without scipy.
+    """
     return seeds_needed(margin, sd * math.sqrt(2 * (1 - correlation)), alpha)

@@ -155,7 +155,10 @@ def _place(key: str) -> float:
 
 
 def split_files(catalog: Catalog, holdout: float) -> dict[str, Files]:
-    """The files of each split that is used; `val` is held out of `train` where the dataset has none."""
+    """The files of each split that is used; `val` is held out of `train` where the dataset has none.
+
+    `holdout` is the share that is held out, chosen by the names of the images: the same ones every time.
+    """
     splits = dict(catalog.files)
     if "val" not in splits:
         train = splits["train"]
