@@ -31,27 +31,37 @@ Kind = Literal["identical", "better", "worse", "same", "undecided", "incomplete"
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant beside the base in one metric, over the blocks of `seeds`. What too few pairs cannot say is None.
+    """A variant beside the base in one metric, over the blocks of `seeds`. What too few pairs cannot say is None."""
 
-    `p` is of Student's paired t, `adjusted` by Holm over the study's comparisons, `flipped` of the sign-flip
-    test. `superiority` is how often a run of the variant is better than one of the base. `images` is an interval that
-    also speaks of new images. `more` is about how many more seeds it takes.
-    """
-
+    # name of the variant
     variant: str
+    # seeds that both have
     seeds: tuple[int, ...]
+    # variant less base, seed by seed
     differences: tuple[float, ...]
+    # verdict, as a word
     kind: Kind
+    # smallest difference that matters, in the metric's own unit
     margin: float | None = None
+    # mean of the differences
     mean: float | None = None
+    # Student's, of 95 %; wider where the study has `looks`
     interval: Interval | None = None
+    # of Student's paired t
     p: float | None = None
+    # `p` by Holm over the study's comparisons
     adjusted: float | None = None
+    # p of the sign-flip test
     flipped: float | None = None
+    # how often a run of the variant is better than one of the base
     superiority: float | None = None
+    # of the two variants' runs of one seed
     correlation: float | None = None
+    # interval that also speaks of new images
     images: Interval | None = None
+    # about how many more seeds it takes
     more: int | None = None
+    # what else is to be said
     notes: tuple[str, ...] = ()
 
 
