@@ -78,7 +78,7 @@ def run_lines(text, command):
 
 
 def test_every_link_leads_to_a_file_that_is_there_and_a_heading_in_it():
-    for page in [*PAGES, ROOT / "benchmarks" / "README.md"]:
+    for page in {*PAGES, *ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md"}:
         for target in LINK.findall(FENCE.sub("", read(page))):
             if target.startswith("https://"):
                 continue
