@@ -26,12 +26,19 @@ __all__ = ["LayerCost", "PartCost", "cost", "step_cost"]
 class LayerCost:
     """The cost of one layer, in the units of `PartCost`: what it keeps is what no layer before it has kept."""
 
+    # name of the module in the network
     name: str
+    # name of its class
     kind: str
+    # shape of its output, with the batch
     shape: tuple[int, ...]
+    # number of parameters
     parameters: int
+    # MAC of the forward pass
     macs: int
+    # MAC of the backward pass
     backward_macs: int
+    # bytes that it keeps for the backward pass
     activation_bytes: int
 
 
@@ -43,13 +50,21 @@ class PartCost:
     the first of them.
     """
 
+    # stem, the name of a stage, or head
     name: str
+    # shape of its output, with the batch
     shape: tuple[int, ...]
+    # number of blocks
     blocks: int
+    # number of parameters
     parameters: int
+    # MAC of the forward pass
     macs: int
+    # MAC of the backward pass
     backward_macs: int
+    # bytes that it keeps for the backward pass
     activation_bytes: int
+    # the layers, in order; none unless `by_layer`
     layers: tuple[LayerCost, ...]
 
 
@@ -146,7 +161,8 @@ def cost(
 def totals(config: ResNetConfig, size: tuple[int, int] = (224, 224)) -> tuple[int, int]:
     """Parameters and MAC of one image's inference, the sums of `cost`, in a fraction of its time.
 
-    What is not counted, norms and activations, is left out: on the meta device it takes longest.
+    `size` is height and width in pixels. What is not counted, norms and activations, is left out: on the meta device it
+    takes longest.
     """
     short = config.replace(depths=tuple(min(depth, 2) for depth in config.depths))
     with torch.device("meta"), torch.no_grad():

@@ -12,17 +12,19 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to an image before the network: channels, height and width, mean and deviation of values in [0, 1].
+    """What happens to an image before the network, as data. Raises `ConfigError`."""
 
-    `crop` is the share of the shorter side that the central crop keeps; 0 stretches the whole image instead. Raises
-    `ConfigError`.
-    """
-
+    # number of channels: 1 for grey images, 3 for colours
     channels: Annotated[int, AtLeast(1)]
+    # height and width in pixels of what the network is given
     image_size: Annotated[tuple[int, int], AtLeast(1)]
+    # mean of values from 0 to 1, a number for each channel, which is taken off
     mean: tuple[float, ...]
+    # their deviation, the same way, by which is divided
     std: Annotated[tuple[float, ...], Within("(0, 1e9]")]
+    # share of the shorter side that the central crop keeps; 0 stretches the whole image instead
     crop: Annotated[float, Within("[0, 1]")]
+    # how images are scaled
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:

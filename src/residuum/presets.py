@@ -131,6 +131,7 @@ def _build() -> dict[str, ResNetConfig]:
     return nets
 
 
+# the config of each published network, by its name
 PRESETS = _build()
 
 

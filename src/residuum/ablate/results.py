@@ -10,35 +10,43 @@ Design = Literal["ablate", "add", "factorial", "grid", "list"]
 
 @dataclass(frozen=True)
 class Variant:
-    """One configuration of a study: its name, the level of each factor, the fields by which it differs from the base.
+    """One configuration of a study. Its costs are known before anything runs."""
 
-    `parameters`, `macs` of one image are known before anything runs.
-    """
-
+    # its name in the study
     name: str
+    # factor to level
     levels: Mapping[str, str] = field(default_factory=dict)
+    # field to value where it differs from the base
     changes: Mapping[str, Any] = field(default_factory=dict)
+    # number of parameters
     parameters: int = 0
+    # MAC of one image
     macs: int = 0
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """One variant at one seed. `metrics` are the last epoch's, accuracies from 0 to 1; `weights` is their digest.
+    """One variant at one seed."""
 
-    `correct` says of each test image, in the data's order, whether it was right. `reason` is why a cell failed or
-    diverged, in a sentence; `command` repeats it.
-    """
-
+    # name of its variant
     variant: str
+    # its seed
     seed: int
+    # digest of all that decides what comes out
     key: str
+    # done, or how far it is
     status: Status
+    # numbers of the last epoch; accuracies from 0 to 1
     metrics: Mapping[str, float] = field(default_factory=dict)
+    # digest of the weights
     weights: str = ""
+    # of each test image, in the data's order, whether it was right
     correct: tuple[bool, ...] | None = None
+    # why it failed or diverged, in a sentence
     reason: str = ""
+    # line that repeats it
     command: str = ""
+    # a row of numbers for each epoch
     history: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -72,24 +80,32 @@ class Tuned:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A study as far as it is: `base` is the name of the variant that the others are compared with.
+    """A study as far as it is."""
 
-    `seeds` are those asked for now, `extended` says that there were fewer before; `looks` are the numbers of seeds that
-    were fixed beforehand, at which results are looked at. `older` are cells of older code, which do not count.
-    """
-
+    # its name
     name: str
+    # which variants follow from the factors
     design: Design
+    # name of the variant that the others are compared with
     base: str
+    # number that is compared
     metric: str
+    # all variants, the base among them
     variants: tuple[Variant, ...]
+    # what is there, of the seeds that are asked for
     cells: tuple[CellResult, ...]
+    # the seeds that are asked for now
     seeds: tuple[int, ...]
+    # numbers that are shown beside the metric
     also: tuple[str, ...] = ()
     margin: float | None = None  # in the metric's own unit; points of accuracy are 0.01
+    # whether there were fewer seeds before
     extended: bool = False
+    # numbers of seeds, fixed beforehand, at which results are looked at
     looks: tuple[int, ...] = ()
+    # cells of older code, which do not count
     older: tuple[CellResult, ...] = ()
+    # how nuisance values were chosen, if they were
     tuned: Tuned | None = None
     about: Mapping[str, str] = field(default_factory=dict)  # versions, machine, the study file as run
 

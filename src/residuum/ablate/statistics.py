@@ -31,27 +31,37 @@ Kind = Literal["identical", "better", "worse", "same", "undecided", "incomplete"
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant beside the base in one metric, over the blocks of `seeds`. What too few pairs cannot say is None.
+    """A variant beside the base in one metric, over the blocks of `seeds`. What too few pairs cannot say is None."""
 
-    `p` is of Student's paired t, `adjusted` by Holm over the study's comparisons, `flipped` of the sign-flip
-    test. `superiority` is how often a run of the variant is better than one of the base. `images` is an interval that
-    also speaks of new images. `more` is about how many more seeds it takes.
-    """
-
+    # name of the variant
     variant: str
+    # seeds that both have
     seeds: tuple[int, ...]
+    # variant less base, seed by seed
     differences: tuple[float, ...]
+    # verdict, as a word
     kind: Kind
+    # smallest difference that matters, in the metric's own unit
     margin: float | None = None
+    # mean of the differences
     mean: float | None = None
+    # Student's, of 95 %; wider where the study has `looks`
     interval: Interval | None = None
+    # of Student's paired t
     p: float | None = None
+    # `p` by Holm over the study's comparisons
     adjusted: float | None = None
+    # p of the sign-flip test
     flipped: float | None = None
+    # how often a run of the variant is better than one of the base
     superiority: float | None = None
+    # of the two variants' runs of one seed
     correlation: float | None = None
+    # interval that also speaks of new images
     images: Interval | None = None
+    # about how many more seeds it takes
     more: int | None = None
+    # what else is to be said
     notes: tuple[str, ...] = ()
 
 
@@ -78,7 +88,8 @@ def level(result: StudyResult) -> float:
 def compare(result: StudyResult, metric: str | None = None) -> tuple[Comparison, ...]:
     """Every variant beside the base, in the study's order. `metric` is the tested one where it is not given.
 
-    Each metric is a family of its own for Holm. The margin is the tested metric's and holds for no other.
+    Each metric is a family of its own for Holm. The margin is the tested metric's and holds for no other. Raises
+    `MissingExtraError` without scipy.
     """
     metric = metric or result.metric
     by_seed, alpha = values(result, metric), level(result)
@@ -159,7 +170,7 @@ def _judged(one: Comparison, adjusted: float | None, metric: str, alpha: float) 
 
 
 def verdict(one: Comparison, scale: float = 1.0, unit: str = "") -> str:
-    """A comparison's verdict in words; the margin times `scale`."""
+    """A comparison's verdict in words, such as `better`; it shows the margin times `scale`, in `unit`."""
     if one.kind == "same":
         return f"same within ±{scale * (one.margin or 0):.4g}{unit}"
     if one.kind == "undecided":
@@ -235,5 +246,9 @@ def complete(result: StudyResult, metric: str) -> tuple[Floats, list[int]]:
 
 
 def pairs_needed(margin: float, sd: float, correlation: float = 0.0, alpha: float = ALPHA) -> int | None:
-    """Seeds that show a difference of `margin` four times in five, where one run spreads by `sd`, or None."""
+    """Seeds that show a difference of `margin` four times in five, where one run spreads by `sd`, or None.
+
+    `correlation` is that of two variants' runs of one seed, and `alpha` what may be erred by. Raises
+    `MissingExtraError` without scipy.
+    """
     return seeds_needed(margin, sd * math.sqrt(2 * (1 - correlation)), alpha)

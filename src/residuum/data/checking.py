@@ -34,20 +34,22 @@ class Seen:
 
 @dataclass(frozen=True)
 class Check:
-    """What was found.
+    """What was found. A group is a tuple of names."""
 
-    `counts` maps split and class to numbers of images. `bad` says of each image that cannot be decoded why. Of images
-    with the very same pixels, `between` are in several splits, `contradicting` in one split under different labels,
-    and `within` in one split under one label; a group is a tuple of names.
-    """
-
+    # what the dataset holds
     catalog: Catalog
+    # split to class to number of images
     counts: Mapping[str, Mapping[str, int]]
+    # of each image that cannot be decoded: which, and why
     bad: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]  # height and width of each image that can be decoded, by area
+    # mode of pixels, such as RGB, to number of images
     modes: Mapping[str, int]
+    # groups of images with the very same pixels that are in several splits
     between: tuple[tuple[str, ...], ...]
+    # such groups in one split under different labels
     contradicting: tuple[tuple[str, ...], ...]
+    # such groups in one split under one label
     within: tuple[tuple[str, ...], ...]
 
     @property

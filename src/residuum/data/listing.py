@@ -48,27 +48,29 @@ Files = tuple[tuple[Place, Label], ...]  # where each image lies, and its label
 
 @dataclass(frozen=True)
 class Catalog:
-    """What a dataset holds.
+    """What a dataset holds."""
 
-    `name` is what it is called by: a named dataset, a path, or `hf:` and a name. `image_size` (height, width) is what
-    its images are brought to unless settings say otherwise. `files` maps each split that there is to the place and
-    label of its images, by label and name; a named dataset has none. `in_memory` says whether images are all held in
-    memory. `left_out` maps kinds of files, folders and lines that are not read to how many there are. `digest` changes
-    with classes, names and sizes of images, but not with the place or kind of what holds them. `root` is the folder
-    below which paths are names. `several` says that an image may be of several classes, or of none. `weights` say how
-    often images are drawn in training, where not once an epoch.
-    """
-
+    # what it is called by: a named dataset, a path, or `hf:` and a name
     name: str
+    # names of the classes, in order
     classes: tuple[str, ...]
+    # number of channels of an image
     channels: int
+    # height and width that images are brought to unless settings say otherwise
     image_size: tuple[int, int]
+    # split to the place and label of its images, by label and name; a named dataset has none
     files: Mapping[str, Files]
+    # whether all images are held in memory
     in_memory: bool
+    # kinds of files, folders and lines that are not read, and how many there are
     left_out: Mapping[str, int]
+    # changes with classes, names and sizes of images, but not with the place or kind of what holds them
     digest: str
+    # folder below which paths are names
     root: str = ""
+    # whether an image may be of several classes, or of none
     several: bool = False
+    # how often images are drawn in training, where not once an epoch
     weights: Mapping[Place, float] = field(default_factory=dict)
 
     def name_of(self, place: Place) -> str:
@@ -153,7 +155,10 @@ def _place(key: str) -> float:
 
 
 def split_files(catalog: Catalog, holdout: float) -> dict[str, Files]:
-    """The files of each split that is used; `val` is held out of `train` where the dataset has none."""
+    """The files of each split that is used; `val` is held out of `train` where the dataset has none.
+
+    `holdout` is the share that is held out, chosen by the names of the images: the same ones every time.
+    """
     splits = dict(catalog.files)
     if "val" not in splits:
         train = splits["train"]

@@ -22,9 +22,13 @@ _AHEAD = 4  # images that are read before they are written, for each thread
 class Packed:
     """What was packed: images, bytes of the file, and why each image that is not in it was left out."""
 
+    # the file
     path: Path
+    # number of images in it
     images: int
+    # bytes of the file
     size: int
+    # of each image that was left out: which, and why
     skipped: tuple[str, ...]
 
 

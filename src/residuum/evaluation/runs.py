@@ -79,10 +79,14 @@ class Note:
 class Group:
     """One recipe on one data: its runs by seed, and in which fields it differs from the first group."""
 
+    # what notes call it by
     letter: str
+    # its runs
     runs: tuple[Finished, ...]
+    # field to its value in the first group and in this one
     changes: Mapping[str, tuple[Any, Any]]
     values: Mapping[int, float]  # by seed
+    # mean, deviation and interval over the seeds
     mean: Mean
     difference: Difference | None  # from the first group; None for that itself
 
@@ -96,8 +100,11 @@ class Group:
 class Comparison:
     """Groups, the name of the number that is compared, and what to know before."""
 
+    # name of the number that is compared
     number: str
+    # recipes, in the order in which their runs were named
     groups: tuple[Group, ...]
+    # what to know before
     notes: tuple[Note, ...]
 
 

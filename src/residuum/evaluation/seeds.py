@@ -21,9 +21,13 @@ Interval = tuple[float, float]
 class Mean:
     """Of n seeds: their mean, and from two on the standard deviation of one and Student's interval of the mean."""
 
+    # number of seeds
     n: int
+    # their mean
     mean: float
+    # standard deviation of one
     sd: float | None = None
+    # Student's of the mean, of 95 %
     interval: Interval | None = None
 
 
@@ -39,15 +43,17 @@ def mean_of(values: Sequence[float], confidence: float = CONFIDENCE) -> Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """The second's mean less the first's, what it is taken over, and as far as that tells, interval and p.
+    """The second's mean less the first's, what it is taken over, and as far as that tells, interval and p."""
 
-    `more` is about how many more seeds of both would resolve it, None where that cannot be said or is not needed.
-    """
-
+    # the second's mean less the first's
     value: float
+    # what it is taken over, such as `4 seeds`
     over: str
+    # of 95 %
     interval: Interval | None = None
+    # two-sided
     p: float | None = None
+    # about how many more seeds of both would resolve it; None where that cannot be said or is not needed
     more: int | None = None
 
     @property

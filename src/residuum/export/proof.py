@@ -30,24 +30,27 @@ _TIMEOUT = 900.0  # seconds for the process that runs the file
 
 @dataclass(frozen=True)
 class Proof:
-    """What was compared, and the largest differences that were found.
+    """What was compared, and the largest differences that were found."""
 
-    `pixels` is the largest difference of scaled pixels in grey levels and `pixels_share` the share of those that
-    differ; None where the file shows none. `logits` is the largest difference of an output as a share of the image's
-    largest, from the same pixels; `whole` is that from decoded images on, with what a grey level makes of it. `default`
-    is that of logits in the precision that the runtime takes by itself on this processor, where that is not fp32, and
-    `default_top1` the share of images with the same likeliest class.
-    """
-
+    # number of images that were compared
     images: int
+    # number of sizes among them
     sizes: int
+    # largest difference of a logit, as a share of the image's largest, from the same pixels
     logits: float
+    # the largest that is allowed
     allowed: float
+    # the same from decoded images on, with what a grey level here and there makes of it
     whole: float
+    # largest difference of scaled pixels in grey levels; None where the file shows none
     pixels: int | None = None
+    # share of the pixels that differ
     pixels_share: float | None = None
+    # `logits` in the precision that the runtime takes by itself on this processor, where that is not fp32
     default: float | None = None
+    # that precision
     default_precision: str | None = None
+    # share of the images with the same likeliest class in it
     default_top1: float | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -32,9 +32,13 @@ class Explanation:
     `classes` is int64 (N, K), `probabilities` float32 (N, K).
     """
 
+    # float32 (N, K, h, w), in units of the class's logit
     maps: Tensor
+    # int64 (N, K): numbers of the classes
     classes: Tensor
+    # float32 (N, K)
     probabilities: Tensor
+    # gradcam, ig or occlusion
     method: Method
     stage: int | None  # of Grad-CAM, counted from 1
 

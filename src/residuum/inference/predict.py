@@ -31,8 +31,11 @@ class Prediction:
     that cannot be read `error` says why, and there are no classes.
     """
 
+    # the image file
     path: str
+    # name and probability of each class
     classes: tuple[tuple[str, float], ...]
+    # why the image cannot be read, in a sentence
     error: str | None = None
 
 
@@ -40,8 +43,11 @@ class Prediction:
 class Embedding:
     """The features of one image, pooled over height and width: float32 (features,), or why it cannot be read."""
 
+    # the image file
     path: str
+    # float32 (features,)
     features: "NDArray[np.float32] | None"
+    # why the image cannot be read, in a sentence
     error: str | None = None
 
 

@@ -34,7 +34,9 @@ from residuum.nn.stochastic_depth import StochasticDepth
 from residuum.nn.wrapping import why_not_ours
 
 _Result = TypeVar("_Result")
+# what the backward pass of a block keeps; `stage` is for whole stages
 Mode = Literal["none", "selective", "block", "stage"]
+# all modes, from the one that keeps most to the one that keeps least
 MODES: tuple[str, ...] = get_args(Mode)
 # A 1x1 convolution over n channels takes n multiply-adds for each value that recomputing it saves.
 _WIDEST = 128

@@ -66,14 +66,15 @@ class StepPart:
 
 @dataclass(frozen=True)
 class StepCost:
-    """A training step's parts, in order: stem, blocks, head. Bytes of what is there all the time: `fixed` holds
-    parameters and buffers, `trained` the parameters that get gradients, `held` what a training loop has in its hands:
-    images and labels, logits and loss.
-    """
+    """What a training step takes: its parts, and what is there all the time."""
 
+    # stem, blocks and head, in order
     parts: tuple[StepPart, ...]
+    # bytes of parameters and buffers
     fixed: int
+    # bytes of the parameters that get gradients
     trained: int
+    # bytes of what a training loop has in its hands, by the batch size: images and labels, logits and loss
     held: Affine
 
 

@@ -17,7 +17,7 @@ def set_in_place(model: nn.Module, in_place: bool) -> None:
 
 
 def choose_in_place(model: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
-    """Set what is faster for activations of `dtype`, which is autocast's where that is on, and return it."""
+    """Set what is faster on a device for activations of `dtype`, autocast's where that is on; gives what was chosen."""
     in_place = not slow_in_place(device, dtype)
     set_in_place(model, in_place)
     return in_place

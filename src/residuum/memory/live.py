@@ -51,7 +51,10 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def kept_bytes(model: ResNet, images: Tensor) -> int:
-    """Bytes that a forward pass on `images` leaves behind for backward, output included, at the network's modes."""
+    """Bytes that a forward pass on `images` leaves behind for backward, output included, at the network's modes.
+
+    `images` are (N, C, H, W), on the network's device. Parameters, buffers and the images themselves do not count.
+    """
     live = Live()
     live.leave_out([*model.parameters(), *model.buffers(), images])
     with live:

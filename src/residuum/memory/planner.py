@@ -35,7 +35,9 @@ class Speed:
     read and written.
     """
 
+    # floating-point operations of convolutions in a second
     flops: float
+    # bytes read and written in a second
     bytes: float
 
     def times(self, parts: Sequence[StepPart]) -> list[Times]:
@@ -79,10 +81,15 @@ class Plan:
     The peak counts parameters, buffers, gradients, optimizer state, images and activations: the tensors of a step.
     """
 
+    # number of images of the step
     batch_size: int
+    # mode of the stem
     stem: str
+    # mode of each block, stage by stage
     modes: Modes
+    # bytes
     peak: int
+    # step time over that without recomputation
     slowdown: float
     share: float  # of the bytes that come and go in a step without recomputation: gradients and activations
 

@@ -33,9 +33,13 @@ class Exported:
     the network, as a dict. Raises `DataError` for other images.
     """
 
+    # the file
     path: Path
+    # what runs it: torch, onnxruntime or openvino
     runtime: str
+    # its pass: images in, logits out, unchecked
     run: Callable[[Tensor], Tensor]
+    # what `export` wrote into it
     note: Mapping[str, Any] = field(repr=False)
 
     @property

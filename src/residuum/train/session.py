@@ -50,9 +50,13 @@ MAY_CHANGE = ("data.path", "data.skip_bad_images")
 class Result:
     """How a run ended: its folder, a row of numbers for each epoch, seconds in all, the signal that ended it early."""
 
+    # the run folder
     path: Path
+    # a row of numbers for each epoch, as metrics.jsonl has it
     history: tuple[dict[str, Any], ...]
+    # seconds in all
     seconds: float
+    # number of the signal that ended it early
     stopped_by: int | None = None
 
     @property

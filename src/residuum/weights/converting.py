@@ -27,14 +27,23 @@ TARGETS = ("residuum", "torchvision", "timm", "hf", "detectron2")
 class Inspection:
     """What a weights file is: `presets` fit it, or the nearest does but for the fields in `differing`."""
 
+    # whose names the weights have
     layout: str
+    # the network that they are of
     config: ResNetConfig
+    # names of the presets that fit
     presets: tuple[str, ...]
+    # where none fits: fields in which the nearest one differs
     differing: tuple[str, ...]
+    # number of parameters
     parameters: int
+    # number formats of the tensors
     precisions: tuple[str, ...]
+    # names of the tensors that hold NaN or infinity
     not_finite: tuple[str, ...]
+    # names of the classes, where the source says them
     classes: tuple[str, ...] | None
+    # what happens to images before the network, where the source says it
     preprocessing: Preprocessing | None
     notes: tuple[str, ...]  # on how the network was found in the file, and what is wrong with it, in sentences
 

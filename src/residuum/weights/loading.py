@@ -19,11 +19,16 @@ from residuum.weights.files import read_checkpoint, take_over
 class LoadReport:
     """What `load_weights` did. Names are the network's own, but for `unexpected`, which are the source's."""
 
+    # where the weights come from
     source: str
+    # whose names they have
     layout: str
+    # parameters and buffers that were taken
     loaded: tuple[str, ...]
     renamed: dict[str, str]  # the source's name to ours, where they differ
+    # those of the network that the source does not have
     missing: tuple[str, ...]
+    # those of the source that the network does not have
     unexpected: tuple[str, ...]
     reshaped: tuple[str, ...]  # of another shape, so not loaded
     notes: tuple[str, ...] = ()  # what was chosen and adapted, in sentences

@@ -21,9 +21,13 @@ BATCH = 10  # images that go through the float network together
 class Calibration:
     """Normalised images (N, C, H, W), a digest of each, and what is to be said of how they were chosen."""
 
+    # normalised, float32 (N, C, H, W)
     images: Tensor
+    # a digest of each image's pixels
     digests: frozenset[str] = field(repr=False)
+    # number of images that were asked for
     asked: int
+    # what is to be said of how they were chosen
     note: str = ""
 
     def __len__(self) -> int:
