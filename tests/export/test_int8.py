@@ -10,7 +10,7 @@ from tests.networks import scramble
 import residuum
 from residuum import Preprocessing
 from residuum.data.sources import Split, normalise
-from residuum.errors import ConfigError, DataError
+from residuum.errors import ConfigError, DataError, ExportError
 from residuum.export.int8 import GateError, calibration, quantize
 from residuum.export.int8.capture import captured
 from residuum.export.int8.gate import NETWORKS, _unlike, ratio
@@ -117,6 +117,16 @@ def test_weights_have_a_scale_for_each_channel(made):
               and node.input[0] in sizes}  # fmt: skip
     assert all(scales[name] == sizes[name][:1] for name in scales if len(sizes[name]) == 4)
     assert sum(len(sizes[name]) == 4 for name in scales) == 7
+
+
+@pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_weights_of_one_scale_for_all_channels_are_refused(runtime, model, images, test_images, monkeypatch):
+    if runtime == "openvino":
+        pytest.importorskip("nncf")
+    rightly = NETWORKS[runtime].quantized
+    monkeypatch.setattr(NETWORKS[runtime], "quantized", lambda *a, **how: rightly(*a, **how | {"per_channel": False}))
+    with pytest.raises(ExportError, match="the weights of 7 convolutions, such as .*, have one scale for all channels"):
+        quantize(model, images, test_images, runtime=runtime, threads=1)
 
 
 def test_a_block_is_named_by_its_output(made, model, test_images):

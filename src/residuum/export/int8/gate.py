@@ -65,6 +65,7 @@ class Network(Protocol):
         self, images: Sequence[Tensor], *, method: str, keep: Sequence[str] = (), reduced: bool = False,
         per_channel: bool = True,
     ) -> Any: ...  # fmt: skip
+    def of_one_scale(self, model: Any) -> list[str]: ...
     def session(self, model: Any, threads: int | None = None) -> Session: ...
     def outputs(self, model: Any, *, apart: bool) -> Callable[..., list[Tensor]]: ...
     def write(self, model: Any, path: Path) -> None: ...
@@ -166,6 +167,11 @@ def quantize(
         kept = tuple(lost)
         say(f"int8, attempt {len(rounds) + 1}" + (f", with {', '.join(kept)} in float" if kept else ""))
         made = network.quantized(batches, method=method, keep=kept, reduced=reduced, per_channel=per_channel)
+        if per_channel and (coarse := network.of_one_scale(made)):
+            raise ExportError(
+                f"the weights of {len(coarse)} convolutions, such as {quoted(coarse[0])}, have one scale for all "
+                "channels, which loses those that are small; nothing is written"
+            )
         blocks = _errors(network, made, looked, expected, lost)
         session = network.session(made, threads)
         after = _predictions(session, test, preprocessing, classes)

@@ -1,5 +1,6 @@
 """An ONNX model in 8-bit integers, by ONNX Runtime's static quantisation."""
 
+import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -93,6 +94,19 @@ class OnnxNetwork:
     @staticmethod
     def _output(block: str) -> str:
         return "logits" if block == HEAD else block
+
+    @staticmethod
+    def of_one_scale(model: "onnx.ModelProto") -> list[str]:
+        """The convolutions in integers whose weights have one scale for all of their several channels."""
+        sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+        scaled = {
+            node.output[0]: (sizes[node.input[0]], sizes[node.input[1]])
+            for node in model.graph.node
+            if node.op_type == "DequantizeLinear" and node.input[0] in sizes
+        }
+        found = [(node.name, scaled[node.input[1]]) for node in model.graph.node
+                 if node.op_type == "Conv" and node.input[1] in scaled]  # fmt: skip
+        return [name for name, (weights, scale) in found if weights[0] > 1 and math.prod(scale) == 1]
 
     def session(self, model: "onnx.ModelProto", threads: int | None = None) -> OnnxSession:
         """The model as it is run."""

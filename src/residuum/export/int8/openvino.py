@@ -1,5 +1,6 @@
 """An OpenVINO model in 8-bit integers, by NNCF."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,6 +98,22 @@ class OpenVinoNetwork:
             found[name] = node
             todo += [value.get_node() for value in node.input_values()]
         return [name for name, node in found.items() if node.get_type_name() != "Constant"]
+
+    @staticmethod
+    def of_one_scale(model: "openvino.Model") -> list[str]:
+        """The convolutions in integers whose weights have one scale for all of their several channels."""
+        found = []
+        for operation in model.get_ops():
+            if operation.get_type_name() not in ("Convolution", "GroupConvolution"):
+                continue
+            weights = operation.input_value(1)
+            node = weights.get_node()
+            while node.get_type_name() in ("Reshape", "Convert"):
+                node = node.input_value(0).get_node()
+            if node.get_type_name() == "Multiply" and math.prod(weights.get_shape()[:-3]) > 1:
+                scale = min(math.prod(value.get_shape()) for value in node.input_values())
+                found += [operation.get_friendly_name()] if scale == 1 else []
+        return found
 
     def session(self, model: "openvino.Model", threads: int | None = None) -> OpenVinoSession:
         """The model as it is run."""
