@@ -5,8 +5,8 @@
     python -m benchmarks.export_trials --cost PHOTOS
 
 `--networks` exports as many networks with other weights to each format and counts those that are refused. `--kills`
-kills `residuum export` by SIGKILL, each time a little later, until some were killed during each part of its work; a file
-that has its name must then answer as the network does. `--cost` says what an export of resnet18 at 224x224 with 16
+kills `residuum export` by SIGKILL, each time a little later, until some were killed during each part of its work; a
+file that has its name must then answer as the network does. `--cost` says what an export of resnet18 at 224x224 with 16
 photographs of a folder takes: seconds of processor and the most memory, those of the proof's process included.
 """
 
