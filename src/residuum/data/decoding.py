@@ -30,7 +30,8 @@ _UNSIGNED = ("DIB", "TGA")
 _SIGNED = tuple(dict.fromkeys(name for name in FORMATS.values() if name not in _UNSIGNED))
 # Pixels of the largest image that is read, Pillow's own mark for a decompression bomb; it takes 7 bytes a pixel.
 LARGEST_IMAGE = 89_478_485
-_STRIP = 1 << 22  # pixels that are converted at a time, so that a large image is not there thrice
+_WHOLE = 1 << 20  # pixels up to which an image is converted at once
+_STRIP = 1 << 18  # pixels of larger ones that are converted at a time, in the cache: it is not there thrice
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION = 274  # EXIF's tag
 
@@ -179,7 +180,7 @@ def _pixels(image: Any, channels: int) -> "NDArray[np.uint8]":
         raise ValueError("its values have 32 bits and no known range; save it with 8 or 16")
     image.info.pop("transparency", None)  # else Pillow wants to keep it, and warns that it cannot
     mode = image.mode if sixteen else "L" if channels == 1 else "RGB"
-    if height * width <= _STRIP and not sixteen:
+    if height * width <= _WHOLE and not sixteen:
         whole = image if image.mode == mode else image.convert(mode)
         return np.frombuffer(bytearray(whole.tobytes()), np.uint8).reshape(height, width, channels)
     pixels = np.empty((height, width, channels), np.uint8)
