@@ -98,6 +98,18 @@ def test_pairs_are_counted_and_tested_as_mcnemar_says():
     assert 0 < low < 0.15 < high
 
 
+def test_a_network_equals_itself_and_one_with_a_twentieth_of_its_labels_flipped_is_told_apart():
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 10, 360)
+    said = np.where(random.random(360) < 0.02, (labels + 1) % 10, labels)
+    flipped = np.where(random.random(360) < 0.05, (said + 3) % 10, said)
+    itself = pair(said == labels, said == labels)
+    assert (itself.difference, itself.p) == (0, 1)
+    assert itself.interval[0] < 0 < itself.interval[1]
+    other = pair(said == labels, flipped == labels)
+    assert other.interval[1] < 0 and other.p < 0.01
+
+
 def test_a_paired_interval_covers_the_truth_as_often_as_it_says():
     random = np.random.default_rng(1)
     shares = np.array([0.6, 0.08, 0.12, 0.2])  # a true difference of 0.04
