@@ -25,6 +25,14 @@ def test_config_and_presets_are_reached_without_torch():
     assert run(code) == "False"
 
 
+@pytest.mark.parametrize(
+    "module", ["residuum.evaluation.command", "residuum.export.command", "residuum.export.proof", "residuum.inference"]
+)
+def test_what_does_not_train_does_without_torchvision(module):
+    code = f"import sys, {module}; print([name for name in ('torchvision', 'torch._dynamo') if name in sys.modules])"
+    assert run(code) == "[]"
+
+
 def test_every_public_name_resolves_and_is_listed():
     for name in residuum.__all__:
         assert getattr(residuum, name) is not None

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from torchvision.transforms.v2 import functional
 
 from residuum.data.decoding import read_image
 from residuum.data.places import Place, shown
+from residuum.data.preparing import scaled_to
 from residuum.errors import DataError, first_line
 
 TELL_EVERY = 10.0  # seconds between lines about how far reading has come
@@ -106,7 +106,7 @@ class _Chunks(Dataset[Any]):
                 bad[index] = str(error)
                 continue
             if image.shape[1:] != self.size:
-                image = functional.resize(image, list(self.size), antialias=True)
+                image = scaled_to(image, self.size, "bilinear")
             images[index - begin] = image.permute(1, 2, 0)
         return begin, images, bad
 
