@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 import residuum
+from residuum.extras import DISTRIBUTION
 
 
 def run(code: str) -> str:
@@ -36,7 +39,7 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = residuum.nothing
 
 
-def test_the_version_is_that_of_the_distribution():
-    from importlib.metadata import version
-
-    assert residuum.__version__ == version("residuum")
+def test_the_version_of_the_distribution_is_read_from_the_package():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["name"] == DISTRIBUTION
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "residuum.__version__"}

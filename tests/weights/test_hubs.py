@@ -148,7 +148,7 @@ def test_offline_the_error_names_the_file_to_place_and_where(tmp_path, monkeypat
 def test_without_huggingface_hub_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("RESIDUUM_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "residuum\[hub\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "residuum-nn\[hub\]"'):
         load("hf:owner/net")
 
 

@@ -1,7 +1,6 @@
 """The command line: finds the command, calls it, and prints errors in one paragraph."""
 
 import contextlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+import residuum
 from residuum.cli import (
     ablate,
     bench,
@@ -74,7 +74,7 @@ def run(args: Sequence[str]) -> int:
         _help("")
         return 0
     if name == "--version":
-        say(console, f"residuum {importlib.metadata.version('residuum')}")
+        say(console, f"residuum {residuum.__version__}")
         return 0
     inner = [known.removeprefix(f"{name} ") for known in COMMANDS if known.startswith(f"{name} ")] if name else []
     if inner:

@@ -15,6 +15,7 @@ import torch
 
 from residuum.config import ResNetConfig
 from residuum.errors import MissingExtraError, WeightsError, first_line, nearest, quoted, shortened
+from residuum.extras import install
 from residuum.files import cache_folder
 from residuum.presets import PRESETS
 from residuum.weights.published import UNSEEN, Said, of_torchvision
@@ -113,7 +114,7 @@ def _download(repository: str, reference: str, folder: Path) -> None:
         from huggingface_hub.errors import RepositoryNotFoundError
     except ImportError:
         raise MissingExtraError(
-            f'{quoted(reference)} is fetched by huggingface_hub, which is not installed: pip install "residuum[hub]"'
+            f"{quoted(reference)} is fetched by huggingface_hub, which is not installed: {install('hub')}"
         ) from None
     place = f"place its {WEIGHTS[0]} and config.json in {shown(folder)}"
     hub = huggingface_hub.HfApi()
