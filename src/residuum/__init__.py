@@ -77,7 +77,8 @@ _HOMES = {
 }
 # Reached as attributes once the package is imported: `residuum.memory.recompute`.
 _ROOMS = frozenset({
-    "ablate", "bench", "cost", "data", "evaluation", "export", "inference", "memory", "nn", "train", "weights",
+    "ablate", "bench", "cost", "data", "doctor", "evaluation", "export", "inference", "memory", "nn", "train",
+    "weights",
 })  # fmt: skip
 __all__ = [
     "PRESETS",

@@ -18,6 +18,7 @@ from residuum.cli import (
     compare,
     convert,
     data,
+    doctor,
     evaluate,
     explain,
     export,
@@ -62,6 +63,7 @@ COMMANDS = {
     "inspect": Command(inspect.Inspect, lambda line: inspect.Inspect(tyro.MISSING), inspect.run),
     "ablate": Command(ablate.Ablate, ablate.defaults, ablate.run),
     "bench": Command(bench.Bench, lambda line: bench.Bench(), bench.run),
+    "doctor": Command(doctor.Doctor, lambda line: doctor.Doctor(), doctor.run),
 }
 
 
