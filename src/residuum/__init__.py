@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from residuum.weights.files import save as save
     from residuum.weights.loading import load_weights as load_weights
     from residuum.weights.pretrained import from_pretrained as from_pretrained
+    from residuum.weights.pretrained import push_to_hub as push_to_hub
     from residuum.weights.pretrained import save_pretrained as save_pretrained
 
 __version__ = "0.1.0"
@@ -70,6 +71,7 @@ _HOMES = {
     "load_weights": "weights.loading",
     "optimize_for_inference": "inference.optimize",
     "preset": "presets",
+    "push_to_hub": "weights.pretrained",
     "recompute": "memory.checkpointing",
     "save": "weights.files",
     "save_pretrained": "weights.pretrained",
@@ -110,6 +112,7 @@ __all__ = [
     "load_weights",
     "optimize_for_inference",
     "preset",
+    "push_to_hub",
     "recompute",
     "save",
     "save_pretrained",
