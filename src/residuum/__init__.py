@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from residuum.inference.explain import explain as explain
     from residuum.inference.optimize import optimize_for_inference as optimize_for_inference
     from residuum.memory.checkpointing import recompute as recompute
+    from residuum.nn.backbone import Encoder as Encoder
     from residuum.nn.backbone import Pyramid as Pyramid
     from residuum.nn.backbone import Segmentation as Segmentation
     from residuum.nn.freezing import freeze as freeze
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Encoder": "nn.backbone",
     "ExportError": "errors",
     "Explanation": "inference.explain",
     "BenchError": "errors",
@@ -89,6 +91,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "DivergedError",
+    "Encoder",
     "Explanation",
     "ExportError",
     "MissingExtraError",
