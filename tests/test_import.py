@@ -2,13 +2,10 @@
 
 import subprocess
 import sys
-import tomllib
-from pathlib import Path
 
 import pytest
 
 import residuum
-from residuum.extras import DISTRIBUTION
 
 
 def run(code: str) -> str:
@@ -37,9 +34,3 @@ def test_every_public_name_resolves_and_is_listed():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = residuum.nothing
-
-
-def test_the_version_of_the_distribution_is_read_from_the_package():
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-    assert project["project"]["name"] == DISTRIBUTION
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "residuum.__version__"}
