@@ -3,8 +3,10 @@
 import json
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import residuum
 from residuum.doctor import installation, machine, report
@@ -184,6 +186,19 @@ def test_a_machine_that_hides_what_it_has_is_described_all_the_same(monkeypatch,
     monkeypatch.undo()
     shown = "\n".join(report.lines(report.examine() | {"machine": found}))
     assert "none: engines inductor and aoti" in shown
+
+
+def test_accelerators_are_named_with_their_memory_and_those_that_are_alike_stand_together(monkeypatch):
+    card = SimpleNamespace(name="NVIDIA H100 80GB HBM3", major=9, minor=0, total_memory=85 * 10**9)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    found = machine._accelerators()
+    assert [device["name"] for device in found] == ["cuda:0", "cuda:1"]
+    assert report._accelerators(found) == "cuda:0, cuda:1: NVIDIA H100 80GB HBM3, 9.0, 85.00 GB"
+    assert report._accelerators([{"name": "mps:0", "what": None, "memory": None}]) == "mps:0"
+    assert report._accelerators([]) == "none"
 
 
 def test_the_cache_is_measured_and_a_file_in_its_place_is_said(monkeypatch, tmp_path):
