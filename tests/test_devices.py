@@ -13,7 +13,16 @@ import pytest
 import torch
 
 from residuum import devices
-from residuum.devices import choose_precision, container_room, free_memory, held_memory, pick_device, slow_in_place
+from residuum.devices import (
+    choose_precision,
+    container_memory,
+    container_processors,
+    container_room,
+    free_memory,
+    held_memory,
+    pick_device,
+    slow_in_place,
+)
 from residuum.errors import ConfigError, DeviceError
 
 CPU = torch.device("cpu")
@@ -266,6 +275,27 @@ def test_without_limits_or_with_files_that_say_nothing_no_container_counts(tmp_p
     assert container_room(tmp_path) == []
     write(tmp_path, {"proc/self/cgroup": listed, "proc/self/mountinfo": V1_MOUNTS.format(root="/") + "\n7 - \nx"})
     assert container_room(tmp_path) == []
+
+
+def test_a_containers_limits_are_the_least_up_the_tree_in_version_2(tmp_path):
+    write(tmp_path, {"proc/self/cgroup": "0::/user.slice/job.scope", "proc/self/mountinfo": V2_MOUNT})
+    write(tmp_path, group_v2("user.slice/job.scope", "max", GIB) | group_v2("user.slice", 4 * GIB, 2 * GIB))
+    write(tmp_path, {"sys/fs/cgroup/user.slice/job.scope/cpu.max": "max 100000"})
+    assert container_processors(tmp_path) is None
+    write(tmp_path, {"sys/fs/cgroup/user.slice/cpu.max": "150000 100000"})
+    assert container_memory(tmp_path) == 4 * GIB
+    assert container_processors(tmp_path) == 1.5
+
+
+def test_a_containers_limits_are_read_in_version_1_where_no_limit_is_a_number(tmp_path):
+    listed = "9:name=systemd:/\n4:memory:/docker/a\n1:cpu,cpuacct:/docker/a"
+    write(tmp_path, {"proc/self/cgroup": listed, "proc/self/mountinfo": V1_MOUNTS.format(root="/docker/a")})
+    cpu = "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_"
+    write(tmp_path, group_v1("", 9223372036854771712, GIB))
+    write(tmp_path, {f"{cpu}quota_us": -1, f"{cpu}period_us": 100000})
+    assert (container_memory(tmp_path), container_processors(tmp_path)) == (None, None)
+    write(tmp_path, group_v1("", 2 * GIB, GIB) | {f"{cpu}quota_us": 50000})
+    assert (container_memory(tmp_path), container_processors(tmp_path)) == (2 * GIB, 0.5)
 
 
 def test_free_memory_is_the_containers_where_that_is_less_and_counts_what_is_held(monkeypatch):

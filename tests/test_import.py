@@ -42,9 +42,3 @@ def test_every_public_name_resolves_and_is_listed():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = residuum.nothing
-
-
-def test_the_version_is_that_of_the_distribution():
-    from importlib.metadata import version
-
-    assert residuum.__version__ == version("residuum")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from residuum.inference.explain import explain as explain
     from residuum.inference.optimize import optimize_for_inference as optimize_for_inference
     from residuum.memory.checkpointing import recompute as recompute
+    from residuum.nn.backbone import Encoder as Encoder
     from residuum.nn.backbone import Pyramid as Pyramid
     from residuum.nn.backbone import Segmentation as Segmentation
     from residuum.nn.freezing import freeze as freeze
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
     from residuum.weights.files import save as save
     from residuum.weights.loading import load_weights as load_weights
     from residuum.weights.pretrained import from_pretrained as from_pretrained
+    from residuum.weights.pretrained import push_to_hub as push_to_hub
     from residuum.weights.pretrained import save_pretrained as save_pretrained
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Encoder": "nn.backbone",
     "ExportError": "errors",
     "Explanation": "inference.explain",
     "BenchError": "errors",
@@ -70,6 +73,7 @@ _HOMES = {
     "load_weights": "weights.loading",
     "optimize_for_inference": "inference.optimize",
     "preset": "presets",
+    "push_to_hub": "weights.pretrained",
     "recompute": "memory.checkpointing",
     "save": "weights.files",
     "save_pretrained": "weights.pretrained",
@@ -77,7 +81,8 @@ _HOMES = {
 }
 # Reached as attributes once the package is imported: `residuum.memory.recompute`.
 _ROOMS = frozenset({
-    "ablate", "bench", "cost", "data", "evaluation", "export", "inference", "memory", "nn", "train", "weights",
+    "ablate", "bench", "cost", "data", "doctor", "evaluation", "export", "inference", "memory", "nn", "train",
+    "weights",
 })  # fmt: skip
 __all__ = [
     "PRESETS",
@@ -86,6 +91,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "DivergedError",
+    "Encoder",
     "Explanation",
     "ExportError",
     "MissingExtraError",
@@ -109,6 +115,7 @@ __all__ = [
     "load_weights",
     "optimize_for_inference",
     "preset",
+    "push_to_hub",
     "recompute",
     "save",
     "save_pretrained",

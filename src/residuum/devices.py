@@ -189,6 +189,7 @@ _CGROUP_FILES = {
     "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
     "cgroup2": (("memory.max", "memory.high"), "memory.current", "inactive_file"),
 }
+_NO_LIMIT = 2**60  # version 1 writes the largest number of pages instead
 
 
 def container_room(root: Path = Path("/")) -> list[int]:
@@ -196,11 +197,35 @@ def container_room(root: Path = Path("/")) -> list[int]:
 
     Linux gives containers, services and jobs their memory by control groups. `root` is where `/proc` and `/sys` are.
     """
-    return [room for kind, folder in _groups(root) if (room := _room(folder, *_CGROUP_FILES[kind])) is not None]
+    groups = _groups(root, "memory")
+    return [room for kind, folder in groups if (room := _room(folder, *_CGROUP_FILES[kind])) is not None]
 
 
-def _groups(root: Path) -> Iterator[tuple[str, Path]]:
-    """The version and the folder of each control group around this process that knows memory."""
+def container_memory(root: Path = Path("/")) -> int | None:
+    """The least limit of the control groups around this process, in bytes; None where there is none."""
+    limits = [_number(folder / name) for kind, folder in _groups(root, "memory") for name in _CGROUP_FILES[kind][0]]
+    return min((limit for limit in limits if limit is not None and limit < _NO_LIMIT), default=None)
+
+
+def container_processors(root: Path = Path("/")) -> float | None:
+    """How many processors' time the control groups leave to this process; None where they leave it all."""
+    return min((share for kind, folder in _groups(root, "cpu") if (share := _share(kind, folder))), default=None)
+
+
+def _share(kind: str, folder: Path) -> float | None:
+    """Time in a period over the period: `cpu.max` has both in version 2, with `max` for no limit; -1 says so in 1."""
+    try:
+        if kind == "cgroup2":
+            quota, period = map(int, (folder / "cpu.max").read_text().split())
+        else:
+            quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+    except (OSError, ValueError):
+        return None
+    return quota / period if quota > 0 < period else None
+
+
+def _groups(root: Path, controller: str) -> Iterator[tuple[str, Path]]:
+    """The version and the folder of each control group around this process that controls `memory` or `cpu`."""
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
         mounts = (root / "proc/self/mountinfo").read_text().splitlines()
@@ -212,12 +237,12 @@ def _groups(root: Path) -> Iterator[tuple[str, Path]]:
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
             paths["cgroup2"] = PurePosixPath(path)
-        elif "memory" in controllers.split(","):
+        elif controller in controllers.split(","):
             paths["cgroup"] = PurePosixPath(path)
     for line in mounts:  # `id parent device root place options ... - kind source options`
         before, _, after = line.partition(" - ")
         fields, kind = before.split(), after.partition(" ")[0]
-        if kind not in paths or len(fields) < 5 or (kind == "cgroup" and "memory" not in re.split(r"[ ,]", after)):
+        if kind not in paths or len(fields) < 5 or (kind == "cgroup" and controller not in re.split(r"[ ,]", after)):
             continue
         top, place = (re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), text) for text in fields[3:5])
         group = paths[kind]
@@ -255,6 +280,8 @@ def processor() -> str:
 
 def cpuinfo(field: str) -> str:
     """A field of Linux's /proc/cpuinfo of the first core; nothing where there is none."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux, or hidden
+        return ""
     return next((line.partition(": ")[2] for line in lines if line.startswith(field)), "")

@@ -75,7 +75,7 @@ def test_contenders_are_those_named_or_all_libraries_that_are_installed_with_the
 
 def test_a_library_that_is_not_installed_is_named_with_the_extra_that_brings_it(monkeypatch):
     monkeypatch.setitem(PACKAGES, "timm", "no_such_package")
-    with pytest.raises(MissingExtraError, match=r"residuum\[bench\]"):
+    with pytest.raises(MissingExtraError, match=r"residuum-nn\[bench\]"):
         contender_of("timm")
 
 

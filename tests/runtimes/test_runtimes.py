@@ -155,5 +155,5 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch, pr
         "onnxruntime": lambda: OnnxSession(b""),
         "openvino": lambda: openvino_model(program),
     }
-    with pytest.raises(MissingExtraError, match=rf'install it with: pip install "residuum\[{extra}\]"'):
+    with pytest.raises(MissingExtraError, match=rf'install it with: pip install "residuum-nn\[{extra}\]"'):
         tries[module]()

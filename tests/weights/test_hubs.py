@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from tests.networks import scramble
 
-from residuum import ResNetConfig, WeightsError, create, load, load_weights
+from residuum import ResNetConfig, WeightsError, create, from_pretrained, load, load_weights
 from residuum.errors import MissingExtraError
 from residuum.files import cache_folder
 from residuum.preprocessing import Preprocessing
@@ -40,6 +40,8 @@ class Hub:
     def __init__(self):
         self.files: dict[str, dict[str, bytes]] = {}
         self.damaged = False
+        self.asked: list[str] = []
+        self.token = ""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -53,6 +55,8 @@ class Hub:
                 parts = self.path.partition("?")[0].strip("/").split("/")
                 name = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
                 files = hub.files.get(name)
+                hub.asked.append(self.path)
+                hub.token = self.headers.get("Authorization", "")
                 if files is None:
                     self.send_response(404)
                     self.send_header("X-Error-Code", "RepoNotFound")
@@ -132,6 +136,31 @@ def test_a_reference_that_does_not_exist_says_so(hub):
         load_weights(create(CONFIG), "timm:resnet50.none")
 
 
+def test_a_revision_is_kept_apart_and_is_what_the_hub_is_asked_for(hub, tmp_path):
+    load("hf:owner/net@v1")
+    assert any("/revision/v1" in path for path in hub.asked)
+    assert (tmp_path / "cache" / "hub" / "owner" / "net@v1" / "model.safetensors").is_file()
+    assert not (tmp_path / "cache" / "hub" / "owner" / "net").exists()
+    hub.asked.clear()
+    from_pretrained("owner/net", revision="v1")
+    assert hub.asked == []
+
+
+def test_where_it_is_kept_whose_it_is_and_whether_it_is_fetched_again_can_be_said(hub, tmp_path):
+    from_pretrained("owner/net", cache_dir=tmp_path / "elsewhere", token="hf_mine")
+    assert hub.token == "Bearer hf_mine"
+    assert (tmp_path / "elsewhere" / "hub" / "owner" / "net" / "model.safetensors").is_file()
+    with pytest.raises(WeightsError, match="nothing is to be downloaded"):
+        from_pretrained("owner/net", local_files_only=True)
+    first = from_pretrained("owner/net")
+    torch.manual_seed(1)
+    other = create(CONFIG)
+    hub.add("owner/net", other.state_dict(), tmp_path)
+    assert same(from_pretrained("owner/net", local_files_only=True), first)
+    assert same(from_pretrained("owner/net"), first)
+    assert same(from_pretrained("owner/net", force_download=True), other)
+
+
 def test_offline_the_error_names_the_file_to_place_and_where(tmp_path, monkeypatch):
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -148,12 +177,23 @@ def test_offline_the_error_names_the_file_to_place_and_where(tmp_path, monkeypat
 def test_without_huggingface_hub_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("RESIDUUM_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "residuum\[hub\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "residuum-nn\[hub\]"'):
         load("hf:owner/net")
 
 
 @pytest.mark.parametrize(
-    "reference", ["hf:nothing", "hf:a/b/c", "timm:../x", "hf:../../etc", "hf:a/..", "timm:", "hf:" + "a/" * 999]
+    "reference",
+    [
+        "hf:nothing",
+        "hf:a/b/c",
+        "timm:../x",
+        "hf:../../etc",
+        "hf:a/..",
+        "timm:",
+        "hf:" + "a/" * 999,
+        "hf:a/b@",
+        "hf:a/b@../c",
+    ],
 )
 def test_what_is_no_reference_is_refused_before_anything_is_asked(reference):
     with pytest.raises(WeightsError, match="is no reference"):

@@ -1,7 +1,7 @@
 """One folder that this package, timm and transformers load, with equal logits; its card; and how it is uploaded."""
 
 import base64
-import importlib.util
+import inspect
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +18,7 @@ import residuum
 from residuum import PRESETS, Preprocessing, create, from_pretrained, save_pretrained
 from residuum.data.sources import evaluation_transform, normalise, read_image
 from residuum.errors import WeightsError
-from residuum.weights.pretrained import push, timm_arguments
+from residuum.weights.pretrained import push, push_to_hub, timm_arguments
 
 CLASSES = ("cat", "dog", "eel")
 SQUARE = Preprocessing(3, (64, 64), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2), 0.875, "bicubic")
@@ -168,6 +168,72 @@ def test_metrics_that_are_no_evaluation_are_refused_and_nothing_is_left(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+RECIPE = """epochs = 3
+[model]
+width = 1.0
+[data]
+path = "/home/somebody/birds"
+[note]
+text = "```"
+"""
+
+
+def test_the_card_of_a_run_has_its_recipe_without_paths_of_the_machine(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").write_text(RECIPE)
+    save_pretrained(network("cifar_resnet20"), tmp_path / "net", run=tmp_path / "run")
+    shown = (tmp_path / "net" / "README.md").read_text().partition("## Training")[2]
+    assert "epochs = 3" in shown
+    assert 'path = "birds"' in shown
+    assert "somebody" not in shown
+    assert "[model]" not in shown
+    assert shown.count("```") == 2
+
+
+@pytest.mark.parametrize("text", [None, "epochs = ", "epochs = 3", 'data = "x"'])
+def test_a_run_without_a_recipe_is_refused_and_nothing_is_left(tmp_path, text):
+    (tmp_path / "run").mkdir()
+    if text is not None:
+        (tmp_path / "run" / "recipe.toml").write_text(text)
+    with pytest.raises(WeightsError, match="is no run whose recipe the card can show"):
+        save_pretrained(network("cifar_resnet20"), tmp_path / "net", run=tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+# -- as huggingface_hub's mixin has it ---------------------------------------------------------------------------------
+
+
+def test_the_methods_take_the_arguments_of_the_mixin():
+    mixin = pytest.importorskip("huggingface_hub").ModelHubMixin
+    left_out = {
+        "from_pretrained": {"model_kwargs"},
+        "save_pretrained": {"config", "model_card_kwargs", "push_to_hub_kwargs"},
+        "push_to_hub": {"config", "model_card_kwargs", "allow_patterns", "ignore_patterns", "delete_patterns"},
+    }
+    for name, without in left_out.items():
+        theirs = set(inspect.signature(getattr(mixin, name)).parameters) - without
+        assert theirs <= set(inspect.signature(getattr(residuum.ResNet, name)).parameters)
+
+
+def test_a_networks_own_methods_write_and_read_the_very_folder(tmp_path):
+    model = network("cifar_resnet20", depths=(1, 1, 1))
+    assert model.save_pretrained(tmp_path / "a" / "net") is None
+    save_pretrained(model, tmp_path / "b" / "net")
+    for path in (tmp_path / "a" / "net").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / "net" / path.name).read_bytes()
+    again = residuum.ResNet.from_pretrained(tmp_path / "a" / "net")
+    assert (again.config, again.classes, again.training) == (model.config, CLASSES, False)
+
+
+def test_a_class_of_ones_own_is_not_given_another(tmp_path):
+    class Mine(residuum.ResNet):
+        pass
+
+    Mine(residuum.preset("digits_resnet")).save_pretrained(tmp_path / "net")
+    with pytest.raises(WeightsError, match="nothing of 'Mine'"):
+        Mine.from_pretrained(tmp_path / "net")
+
+
 # -- to the hub --------------------------------------------------------------------------------------------------------
 
 
@@ -242,11 +308,43 @@ def test_a_folder_is_uploaded_whole_and_private(hub, tmp_path, command):
     assert hub.files == {path.name: path.read_bytes() for path in (tmp_path / "net").iterdir()}
 
 
+def test_a_network_is_pushed_as_the_mixin_would(hub, tmp_path):
+    model = network("cifar_resnet20", depths=(1, 1, 1))
+    address = model.push_to_hub("owner/net", commit_message="first", private=False, token="hf_mine")
+    assert address == f"{hub.url}/owner/net"
+    assert not hub.private
+    assert (hub.message, hub.token) == ("first", "Bearer hf_mine")
+    save_pretrained(model, tmp_path / "net")
+    assert hub.files == {path.name: path.read_bytes() for path in (tmp_path / "net").iterdir()}
+    hub.files.clear()
+    assert model.save_pretrained(tmp_path / "again", push_to_hub=True, repo_id="owner/net", metrics=METRICS) == address
+    assert hub.private
+    assert b"66.67 %" in hub.files["README.md"]
+    with pytest.raises(WeightsError, match="add repo_id"):
+        model.save_pretrained(tmp_path / "third", push_to_hub=True)
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_branch_and_a_pull_request_are_asked_for_by_the_mixins_names(hub, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda self, **kwargs: asked.update(kwargs))
+    network("digits_resnet").push_to_hub("owner/net", branch="next", create_pr=True, classes=CLASSES)
+    assert (asked["repo_id"], asked["revision"], asked["create_pr"]) == ("owner/net", "next", True)
+
+
+def test_a_runs_folder_is_pushed_with_its_recipe(hub, tmp_path, command):
+    assert command("train", "--epochs", 1, "--model.width", 0.25, "--out", tmp_path / "run").code == 0
+    assert command("convert", tmp_path / "run", tmp_path / "net", "--to", "hub", "--push", "owner/net").code == 0
+    assert b'path = "digits"' in hub.files["README.md"]
+
+
 @pytest.mark.parametrize("hub", [False], indirect=True)
 def test_what_the_hub_refuses_is_one_sentence_and_the_folder_stays(hub, tmp_path):
     save_pretrained(network("cifar_resnet20", depths=(1, 1, 1)), tmp_path / "net")
     with pytest.raises(WeightsError, match="'owner/net' was not uploaded"):
         push(tmp_path / "net", "owner/net")
+    with pytest.raises(WeightsError, match="'owner/net' was not uploaded"):
+        push_to_hub(from_pretrained(tmp_path / "net"), "owner/net")
 
 
 def test_without_a_token_nothing_is_done(tmp_path, refused, monkeypatch):
@@ -264,13 +362,23 @@ def test_without_a_token_nothing_is_done(tmp_path, refused, monkeypatch):
 # -- torch.hub ---------------------------------------------------------------------------------------------------------
 
 
-def test_torch_hub_has_the_presets_and_loads_one():
-    root = Path(__file__).parents[2]
-    place = importlib.util.spec_from_file_location("hubconf", root / "hubconf.py")
-    module = importlib.util.module_from_spec(place)
-    place.loader.exec_module(module)
-    # As torch.hub.list, which knows no local folder, finds them.
-    entries = [name for name in dir(module) if callable(getattr(module, name)) and not name.startswith("_")]
-    assert entries == sorted(PRESETS)
-    model = torch.hub.load(str(root), "resnet18", source="local", num_classes=10, width=0.25)
+ROOT = Path(__file__).parents[2]
+
+
+def test_torch_hub_lists_the_presets_and_says_what_each_is(monkeypatch):
+    # These two know no local folder: they are given the one to which they would download the repository.
+    monkeypatch.setattr("torch.hub._get_cache_or_reload", lambda *args, **kwargs: str(ROOT))
+    assert torch.hub.list("owner/repository", trust_repo=True) == sorted(PRESETS)
+    said = torch.hub.help("owner/repository", "resnet18", trust_repo=True)
+    assert said == "The network of the preset resnet18, as residuum.create makes it."
+
+
+def test_torch_hub_loads_a_preset_with_fields_and_with_weights(tmp_path):
+    model = torch.hub.load(str(ROOT), "resnet18", source="local", num_classes=10, width=0.25)
     assert model.config == residuum.preset("resnet18").replace(num_classes=10, width=0.25)
+    residuum.save(model, tmp_path / "net.safetensors")
+    path = str(tmp_path / "net.safetensors")
+    again = torch.hub.load(str(ROOT), "resnet18", source="local", num_classes=10, width=0.25, weights=path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    with pytest.raises(residuum.ConfigError, match="num_classes"):
+        torch.hub.load(str(ROOT), "resnet18", source="local", num_classes=-1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from residuum.bench.workloads import Precision, Workload
 from residuum.errors import BenchError, MissingExtraError, first_line, nearest, quoted
+from residuum.extras import install
 from residuum.factory import create
 from residuum.memory import recompute
 from residuum.presets import PRESETS, preset
@@ -49,7 +50,7 @@ def contender_of(text: str) -> Contender:
     """
     if text in PACKAGES:
         if find_spec(PACKAGES[text]) is None:
-            raise MissingExtraError(f"{text} is not installed; install it with: pip install 'residuum[bench]'")
+            raise MissingExtraError(f"{text} is not installed; install it with: {install('bench')}")
         return Contender(text)
     name, _, source = text.rpartition("=")
     place, _, attribute = source.rpartition(":")

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from residuum.errors import MissingExtraError
+from residuum.extras import install
 
 try:
     from scipy.stats import t
 except ImportError:
     raise MissingExtraError(
-        "a comparison needs scipy, which is not installed; install it with: pip install 'residuum[bench]'"
+        f"a comparison needs scipy, which is not installed; install it with: {install('bench')}"
     ) from None
 
 CONFIDENCE = 0.95

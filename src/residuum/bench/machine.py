@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ def describe(device: str) -> dict[str, Any]:
     """The machine in a few plain fields."""
     described = {
         "cpu": processor(),
-        "cpu features": " ".join(_features()),
+        "cpu features": " ".join(cpu_features(_FAST)),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.system(),
         "python": platform.python_version(),
         **{name: version_of(name) or "not installed" for name in ("torch", "torchvision", "timm", "transformers")},
         "residuum": residuum.__version__,
-        "commit": _commit(),
+        "commit": commit(),
     }
     if device.startswith("cuda"):
         cudnn: Any = torch.backends.cudnn
@@ -40,9 +41,10 @@ def describe(device: str) -> dict[str, Any]:
     return described
 
 
-def _features() -> list[str]:
+def cpu_features(names: Iterable[str]) -> list[str]:
+    """Which of some sets of instructions, as Linux names them, the processor has."""
     there = (cpuinfo("flags") or cpuinfo("Features")).split()
-    return [flag for flag in _FAST if flag in there]
+    return [name for name in names if name in there]
 
 
 def _said(*command: str) -> str:
@@ -52,7 +54,7 @@ def _said(*command: str) -> str:
     return result.stdout.strip() if result.returncode == 0 else ""
 
 
-def _commit() -> str:
+def commit() -> str:
     """Of the checkout that the package is installed from, or nothing."""
     folder = str(Path(__file__).parent)
     if not _said("git", "-C", folder, "ls-files", "machine.py"):

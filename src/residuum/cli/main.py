@@ -1,7 +1,6 @@
 """The command line: finds the command, calls it, and prints errors in one paragraph."""
 
 import contextlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,12 +11,14 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+import residuum
 from residuum.cli import (
     ablate,
     bench,
     compare,
     convert,
     data,
+    doctor,
     evaluate,
     explain,
     export,
@@ -62,6 +63,7 @@ COMMANDS = {
     "inspect": Command(inspect.Inspect, lambda line: inspect.Inspect(tyro.MISSING), inspect.run),
     "ablate": Command(ablate.Ablate, ablate.defaults, ablate.run),
     "bench": Command(bench.Bench, lambda line: bench.Bench(), bench.run),
+    "doctor": Command(doctor.Doctor, lambda line: doctor.Doctor(), doctor.run),
 }
 
 
@@ -74,7 +76,7 @@ def run(args: Sequence[str]) -> int:
         _help("")
         return 0
     if name == "--version":
-        say(console, f"residuum {importlib.metadata.version('residuum')}")
+        say(console, f"residuum {residuum.__version__}")
         return 0
     inner = [known.removeprefix(f"{name} ") for known in COMMANDS if known.startswith(f"{name} ")] if name else []
     if inner:

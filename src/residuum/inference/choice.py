@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import residuum
 from residuum.devices import now, processor
 from residuum.errors import ExportError, ResiduumError
 from residuum.extras import version_of
@@ -228,7 +229,7 @@ def _key(setting: Setting, network: Any, shape: Shape) -> dict[str, Any]:
         "processor": [processor(), torch.backends.cpu.get_cpu_capability(), str(setting.device)],
         "threads": setting.threads,
         "libraries": {library: version_of(library) or "" for library in libraries},
-        "residuum": version_of("residuum") or "",
+        "residuum": residuum.__version__,
     }
 
 

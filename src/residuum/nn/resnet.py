@@ -10,6 +10,7 @@ from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, quoted
 from residuum.nn.blocks import Block, PreactBlock
 from residuum.nn.layers import ACTIVATIONS, BlurPool, antialias, conv, norm
+from residuum.nn.sharing import Shared
 from residuum.preprocessing import Preprocessing
 
 
@@ -73,7 +74,7 @@ class Stage(nn.ModuleList):
         return x
 
 
-class ResNet(nn.Module):
+class ResNet(Shared):
     """A residual network (1512.03385 and its family): (N, in_channels, H, W) -> (N, num_classes).
 
     Parameters have torchvision's names, and timm's where torchvision has no such part. A stage is an `nn.ModuleList`

@@ -22,7 +22,7 @@ from residuum.nn.resnet import ResNet
 from residuum.nn.wrapping import unwrapped
 from residuum.preprocessing import Preprocessing
 from residuum.weights.checkpoint import Checkpoint, Fit, State, Undrawn, check_kinds, expected_state, fit, some, unlike
-from residuum.weights.hubs import hub_folder, is_reference, torchvision_weights
+from residuum.weights.hubs import Fetch, hub_folder, is_reference, torchvision_weights
 from residuum.weights.networks import Network, choose
 from residuum.weights.published import Said, beside, check_classes
 from residuum.weights.reading import KEY, LONGEST_JSON, file_of, parse_json, read_file, shown
@@ -34,13 +34,15 @@ __all__ = ["Checkpoint", "load", "read_checkpoint", "read_metadata", "save"]
 # -- in ----------------------------------------------------------------------------------------------------------------
 
 
-def read_checkpoint(source: object, *, prefix: str | None = None, config: ResNetConfig | None = None) -> Checkpoint:
+def read_checkpoint(
+    source: object, *, prefix: str | None = None, config: ResNetConfig | None = None, fetch: Fetch | None = None
+) -> Checkpoint:
     """The weights in a file, run folder, folder of another library, state dict, module or reference.
 
     References are `torchvision:resnet50.IMAGENET1K_V2`, `timm:resnet50.a1_in1k` and `hf:microsoft/resnet-50`; `config`
     says which of torchvision's networks is meant where the reference does not. `prefix` names one of several networks
-    in a file, as the error that refuses them lists them. Raises `WeightsError`, and `MissingExtraError` where a
-    download needs a library that is not installed.
+    in a file, as the error that refuses them lists them. `fetch` says how repositories of the hub are fetched. Raises
+    `WeightsError`, and `MissingExtraError` where a download needs a library that is not installed.
     """
     if isinstance(source, nn.Module):
         return _of_module(source, prefix)
@@ -50,7 +52,7 @@ def read_checkpoint(source: object, *, prefix: str | None = None, config: ResNet
     if not isinstance(source, str | Path):
         raise WeightsError(f"the source is {quoted(source)}; it must be a path, a state dict or a reference")
     if is_reference(source) and not _is_there(source):
-        return _of_reference(str(source), prefix, config)
+        return _of_reference(str(source), prefix, config, fetch or Fetch())
     path = file_of(Path(source))
     return _of_file(path, shown(source), prefix)
 
@@ -73,13 +75,13 @@ def _of_module(module: nn.Module, prefix: str | None) -> Checkpoint:
     return _checkpoint(network, where, Said(), notes)
 
 
-def _of_reference(reference: str, prefix: str | None, config: ResNetConfig | None) -> Checkpoint:
+def _of_reference(reference: str, prefix: str | None, config: ResNetConfig | None, fetch: Fetch) -> Checkpoint:
     library, _, name = reference.partition(":")
     if library == "torchvision":
         state, said = torchvision_weights(name, config)
         network, notes = choose(state, reference, prefix)
         return _checkpoint(network, reference, said, notes)
-    folder, repository = hub_folder(reference)
+    folder, repository = hub_folder(reference, fetch)
     return _of_file(file_of(folder), reference, prefix, repository)
 
 
@@ -150,12 +152,12 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return dict(checkpoint.metadata)
 
 
-def load(source: object, *, prefix: str | None = None) -> ResNet:
+def load(source: object, *, prefix: str | None = None, fetch: Fetch | None = None) -> ResNet:
     """The network of any source that `read_checkpoint` reads, in evaluation mode, with `classes` and `preprocessing`.
 
     The config is what the source says, or what its weights tell. Raises `WeightsError`.
     """
-    checkpoint = read_checkpoint(source, prefix=prefix)
+    checkpoint = read_checkpoint(source, prefix=prefix, fetch=fetch)
     state = checkpoint.tensors  # of a file of ours they were compared with its config
     if not checkpoint.metadata:
         state = fit_whole(state, checkpoint.layout, checkpoint.config, checkpoint.source).state

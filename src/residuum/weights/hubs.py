@@ -1,5 +1,6 @@
 """Weights by reference: `torchvision:IMAGENET1K_V2`, `timm:resnet50.a1_in1k`, `hf:microsoft/resnet-50`.
 
+Behind an `@` those of the last two may name a revision, a branch, tag or commit: `hf:owner/name@v2`.
 What is downloaded stays in the folder that `residuum.files.cache_folder` gives, and can be placed there by hand.
 """
 
@@ -7,6 +8,7 @@ import contextlib
 import hashlib
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -15,6 +17,7 @@ import torch
 
 from residuum.config import ResNetConfig
 from residuum.errors import MissingExtraError, WeightsError, first_line, nearest, quoted, shortened
+from residuum.extras import install
 from residuum.files import cache_folder
 from residuum.presets import PRESETS
 from residuum.weights.published import UNSEEN, Said, of_torchvision
@@ -23,6 +26,19 @@ from residuum.weights.reading import shown
 SOURCES = ("torchvision", "timm", "hf")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 NOTES = ("config.json", "preprocessor_config.json")
+_REFERENCE = re.compile(r"(\w[\w.-]{0,95}/\w[\w.-]{0,95})(?:@(\w[\w./-]{0,95}))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """How repositories of the hub are fetched: the token, True for the one that is stored; the folder of the cache in
+    place of the usual one; whether anew though they are there; whether never.
+    """
+
+    token: str | bool | None = None
+    cache: Path | None = None
+    anew: bool = False
+    never: bool = False
 
 
 def is_reference(source: object) -> bool:
@@ -91,34 +107,41 @@ def _torchvision_name(config: ResNetConfig | None) -> str:
     raise WeightsError("torchvision has no network of this config; give a path or another reference")
 
 
-def hub_folder(reference: str) -> tuple[Path, str]:
+def hub_folder(reference: str, fetch: Fetch) -> tuple[Path, str]:
     """The folder of a repository's weights and of what stands beside them, and the repository's name.
 
     Downloaded where the weights are not there yet, and their checksum checked. Raises `WeightsError`, and
     `MissingExtraError` where huggingface_hub is needed and not installed.
     """
     library, _, name = reference.partition(":")
-    repository = f"timm/{name}" if library == "timm" else name
-    if not re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", repository, re.ASCII) or ".." in repository:
+    found = _REFERENCE.fullmatch(f"timm/{name}" if library == "timm" else name)
+    if found is None or ".." in name:
         raise WeightsError(f"{quoted(reference)} is no reference; write timm:NAME.TAG or hf:OWNER/NAME")
-    folder = cache_folder() / "hub" / repository
-    if not any((folder / file).is_file() for file in WEIGHTS):
-        _download(repository, reference, folder)
+    repository, revision = found.groups()
+    # A revision's folder lies beside the repository's own, and is no other repository's: names have no @.
+    place = repository if revision is None else f"{repository}@{revision.replace('/', '@')}"
+    folder = (fetch.cache or cache_folder()) / "hub" / place
+    there = any((folder / file).is_file() for file in WEIGHTS)
+    if fetch.never and not there:
+        raise WeightsError(f"{quoted(reference)} is not in {shown(folder)}, and nothing is to be downloaded")
+    if not fetch.never and (fetch.anew or not there):
+        _download(repository, revision, reference, folder, fetch)
     return folder, repository
 
 
-def _download(repository: str, reference: str, folder: Path) -> None:
+def _download(repository: str, revision: str | None, reference: str, folder: Path, fetch: Fetch) -> None:
     try:
         import huggingface_hub
-        from huggingface_hub.errors import RepositoryNotFoundError
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
     except ImportError:
         raise MissingExtraError(
-            f'{quoted(reference)} is fetched by huggingface_hub, which is not installed: pip install "residuum[hub]"'
+            f"{quoted(reference)} is fetched by huggingface_hub, which is not installed: {install('hub')}"
         ) from None
     place = f"place its {WEIGHTS[0]} and config.json in {shown(folder)}"
-    hub = huggingface_hub.HfApi()
+    hub = huggingface_hub.HfApi(token=fetch.token)
     try:
-        siblings = hub.model_info(repository, files_metadata=True).siblings or ()
+        info = hub.model_info(repository, revision=revision, files_metadata=True)
+        siblings = info.siblings or ()
         listed = {file.rfilename: file for file in siblings}
         weights = next((name for name in WEIGHTS if name in listed), None)
         if weights is None:
@@ -126,11 +149,14 @@ def _download(repository: str, reference: str, folder: Path) -> None:
                 f"{quoted(reference)} has no {' and no '.join(WEIGHTS)}; convert its weights elsewhere, and give a path"
             )
         for name in (*(note for note in NOTES if note in listed), weights):  # the weights last: then all is there
-            hub.hf_hub_download(repository, name, local_dir=folder)
+            # Of one commit, should the branch move while it is fetched.
+            hub.hf_hub_download(repository, name, revision=info.sha, local_dir=folder, force_download=fetch.anew)
     except WeightsError:
         raise
     except RepositoryNotFoundError:  # the hub says the same of what it does not show
         raise WeightsError(f"{quoted(reference)} does not exist on the hub, or is not public") from None
+    except RevisionNotFoundError:
+        raise WeightsError(f"{quoted(repository)} has no branch, tag or commit {quoted(revision)}") from None
     except Exception as error:  # what its transport raises is of kinds of its own
         reason = shortened(first_line(error), 100)
         raise WeightsError(f"{quoted(reference)} cannot be fetched ({reason}); {place}") from None

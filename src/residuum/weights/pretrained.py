@@ -7,6 +7,7 @@ README.md            the card, of what is known and nothing else
 
 import json
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from residuum.config import EXPANSION, ResNetConfig
-from residuum.cost import totals
 from residuum.errors import ConfigError, WeightsError, first_line, quoted, shortened
 from residuum.extras import need
 from residuum.files import new_folder, write_text, write_whole
@@ -23,9 +23,11 @@ from residuum.nn.resnet import ResNet
 from residuum.nn.wrapping import unwrapped
 from residuum.preprocessing import Preprocessing
 from residuum.presets import PRESETS
+from residuum.weights.card import figures_of, training_of, write_card
 from residuum.weights.checkpoint import State
 from residuum.weights.converting import in_layout
 from residuum.weights.files import digest, load
+from residuum.weights.hubs import Fetch
 from residuum.weights.published import OURS, check_classes
 from residuum.weights.reading import read_json, shown
 from residuum.weights.surgery import whole_network
@@ -40,16 +42,28 @@ _REPOSITORY = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 # -- in ----------------------------------------------------------------------------------------------------------------
 
 
-def from_pretrained(source: str | Path) -> ResNet:
+def from_pretrained(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> ResNet:
     """The network of a folder that `save_pretrained` or another library wrote, or of `owner/name` on the hub.
 
-    In evaluation mode, with `classes` and `preprocessing`. A folder comes before a name. Raises `WeightsError`, and
-    `MissingExtraError` where a download needs huggingface_hub.
+    In evaluation mode, with `classes` and `preprocessing`. A folder comes before a name. What is downloaded is kept
+    below `cache_dir`, the folder that `RESIDUUM_CACHE` names where it is left out, and not asked for again: a
+    `revision` (branch, tag or commit) is kept apart from others, and `force_download` fetches it anew. `token` is that
+    of 'hf auth login' where it is left out. Raises `WeightsError`, and `MissingExtraError` where a download needs
+    huggingface_hub.
     """
     if Path(source).is_dir():
         return load(source)
     if isinstance(source, str) and _REPOSITORY.fullmatch(source):
-        return load(f"hf:{source}")
+        fetch = Fetch(token, None if cache_dir is None else Path(cache_dir), force_download, local_files_only)
+        return load(f"hf:{source}" if revision is None else f"hf:{source}@{revision}", fetch=fetch)
     raise WeightsError(f"{quoted(str(source))} is no folder, and no owner/name of the hub; give one of the two")
 
 
@@ -63,13 +77,15 @@ def save_pretrained(
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
     metrics: Mapping[str, Any] | str | Path | None = None,
+    run: str | Path | None = None,
 ) -> None:
     """Write a network as a folder that `from_pretrained`, timm (`local-dir:`) and transformers load.
 
     timm and transformers load it where timm has the network; where it has not, `config.json` says `library_name:
     residuum`. `classes` and `preprocessing` are the network's own where they are left out. `metrics` goes into the
-    card: what `residuum evaluate` wrote as evaluation.json, or its path. Raises `WeightsError` for what `save` refuses,
-    for metrics that are none, and for a folder that is there already.
+    card: what `residuum evaluate` wrote as evaluation.json, or its path. So does the recipe of `run`, the folder of the
+    run that trained it. Raises `WeightsError` for what `save` refuses, for metrics or a run that are none, and for a
+    folder that is there already.
     """
     config, state = whole_network(model)
     network = unwrapped(model)
@@ -85,14 +101,14 @@ def save_pretrained(
     except ConfigError as error:
         raise WeightsError(f"nothing was saved: {error}") from None
     said = read_json(Path(metrics)) if isinstance(metrics, str | Path) else metrics
-    figures = _figures(said)
+    figures, training = figures_of(said), None if run is None else training_of(run)
     theirs = timm_arguments(config)
     state = in_layout(state, config, "timm") if theirs is not None else state
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     values = _config(config, names, preprocessing, theirs, tensors, several=network.several_classes)
     # transformers refuses a file that does not say this; one key, so that equal weights are equal files.
     content = to_bytes(tensors, {"format": "pt"})
-    card = _card(Path(folder).name, config, names, preprocessing, theirs is not None, figures)
+    card = write_card(Path(folder).name, config, names, preprocessing, theirs is not None, figures, training)
     with new_folder(Path(folder), WeightsError) as partial:
         write_text(partial / "config.json", json.dumps(values, indent=2) + "\n", WeightsError)
         write_text(partial / "README.md", card, WeightsError)
@@ -109,12 +125,14 @@ def publish(
 ) -> tuple[ResNetConfig, str | None]:
     """Write the network of any source that `load` takes as a folder, and upload it where a repository is named.
 
-    Gives the network's config and the repository's address. What stands against the upload is said first.
+    Gives the network's config and the repository's address. What stands against the upload is said first. The card of a
+    run's network shows its recipe.
     """
     if repository is not None:
-        _check_upload(repository)
+        _check_upload(repository, None)
     model = load(source, prefix=prefix)
-    save_pretrained(model, folder, metrics=metrics)
+    run = source if isinstance(source, str | Path) and (Path(source) / "recipe.toml").is_file() else None
+    save_pretrained(model, folder, metrics=metrics, run=run)
     return model.config, None if repository is None else push(folder, repository)
 
 
@@ -230,118 +248,77 @@ def _pretrained_cfg(config: ResNetConfig, preprocessing: Preprocessing | None) -
     }
 
 
-# -- the card ----------------------------------------------------------------------------------------------------------
-
-
-def _figures(said: object) -> dict[str, Any]:
-    """What an evaluation says, as far as the card shows it; raises `WeightsError` for something else."""
-    if said is None:
-        return {}
-    try:
-        found: dict[str, Any] = {"data": str(said["data"]), "split": str(said["split"])}  # type: ignore[index]
-        for name in ("top1", "top5"):
-            share = said.get(name)  # type: ignore[attr-defined]
-            if share is not None and share["value"] is not None:
-                low, high = (float(end) for end in share["interval"])
-                found[name] = (float(share["value"]), low, high, int(share["of"]))
-        if "top1" not in found:
-            raise KeyError("top1")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WeightsError(
-            f"metrics are not what 'residuum evaluate' writes as evaluation.json ({shortened(str(error), 60)} is "
-            "missing or wrong)"
-        ) from None
-    return found
-
-
-def _card(
-    name: str,
-    config: ResNetConfig,
-    classes: tuple[str, ...] | None,
-    preprocessing: Preprocessing | None,
-    in_timm: bool,
-    figures: dict[str, Any],
-) -> str:
-    tags = ["image-classification", "residuum", *(["timm", "transformers"] if in_timm else [])]
-    head = ["---", f"library_name: {'timm' if in_timm else 'residuum'}", "pipeline_tag: image-classification", "tags:"]
-    head += [f"- {tag}" for tag in tags]
-    if figures:
-        data = json.dumps(figures["data"])
-        head += ["model-index:", f"- name: {json.dumps(name)}", "  results:", "  - task:"]
-        head += ["      type: image-classification", "    dataset:", f"      name: {data}", f"      type: {data}"]
-        head += [f"      split: {json.dumps(figures['split'])}", "    metrics:"]
-        head += ["    - type: accuracy", f"      value: {figures['top1'][0]!r}"]
-    size = preprocessing.image_size if preprocessing is not None else (224, 224)
-    parameters, macs = totals(config, size)
-    rows = [
-        ("depth", f"{config.depth} weighted layers"),
-        ("parameters", f"{parameters:,}"),
-        ("multiply-adds", f"{macs:,} for an image of {size[0]} \N{MULTIPLICATION SIGN} {size[1]}"),
-        ("image channels", f"{config.in_channels}"),
-        ("classes", f"{config.num_classes:,}"),
-    ]
-    if preprocessing is not None:
-        how = f"the central {preprocessing.crop:.4g} of the shorter side" if preprocessing.crop else "stretched"
-        rows += [
-            ("image size", f"{size[0]} \N{MULTIPLICATION SIGN} {size[1]}, {how}, {preprocessing.interpolation}"),
-            ("mean, deviation", f"{list(preprocessing.mean)}, {list(preprocessing.std)}"),
-        ]
-    for key, label in (("top1", "top-1 accuracy"), ("top5", "top-5 accuracy")):
-        if key in figures:
-            value, low, high, count = figures[key]
-            rows.append((label, f"{100 * value:.2f} % ({100 * low:.2f} to {100 * high:.2f} %) of {count:,} images"))
-    if figures:
-        rows.append(("evaluated on", f"{figures['data']}, split {figures['split']}; intervals hold 95 % (Wilson)"))
-    lines = [*head, "---", "", f"# {_plain(name)}", "", "A residual network for image classification.", ""]
-    lines += ["| | |", "| --- | --- |", *(f"| {key} | {_plain(value)} |" for key, value in rows), ""]
-    lines += ["## Use it", "", "`PATH` is this folder, or owner/name on the hub.", ""]
-    lines += ["```python", "import residuum", "", 'model = residuum.from_pretrained("PATH")', "```", ""]
-    if in_timm:
-        lines += ["```python", "import timm", "", 'model = timm.create_model("local-dir:PATH", pretrained=True)']
-        lines += [
-            "```",
-            "",
-            "```python",
-            "from transformers import AutoImageProcessor, AutoModelForImageClassification",
-        ]
-        lines += ["", 'model = AutoModelForImageClassification.from_pretrained("PATH")']
-        lines += ['processor = AutoImageProcessor.from_pretrained("PATH")', "```", ""]
-    if classes is not None:
-        some = ", ".join(_plain(shortened(c, 60)) for c in classes[:50])
-        more = f", and {len(classes) - 50:,} more" if len(classes) > 50 else ""
-        lines += ["## Classes", "", f"{some}{more}", ""]
-    lines += ["## Config", "", "```toml", config.to_toml().rstrip("\n"), "```", ""]
-    return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"([\\|<>`\[\]*_#])", r"\\\1", shortened(text, 300))
-
-
 # -- to the hub --------------------------------------------------------------------------------------------------------
 
 
-def push(folder: str | Path, repository: str, *, public: bool = False) -> str:
+def push_to_hub(
+    model: nn.Module,
+    repository: str,
+    *,
+    commit_message: str | None = None,
+    private: bool = True,
+    token: str | None = None,
+    branch: str | None = None,
+    create_pr: bool = False,
+    **card: Any,
+) -> str:
+    """Upload a network to `owner/name` on the hub as the folder that `save_pretrained` writes; gives its address.
+
+    `card` is what `save_pretrained` takes besides the folder: `classes`, `preprocessing`, `metrics`, `run`. The rest is
+    as in `push`. Raises what both raise; what stands against the upload is said first.
+    """
+    _check_upload(repository, token)
+    with tempfile.TemporaryDirectory() as above:
+        folder = Path(above) / repository.rpartition("/")[2]
+        save_pretrained(model, folder, **card)
+        return push(
+            folder,
+            repository,
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            branch=branch,
+            create_pr=create_pr,
+        )
+
+
+def push(
+    folder: str | Path,
+    repository: str,
+    *,
+    commit_message: str | None = None,
+    private: bool = True,
+    token: str | None = None,
+    branch: str | None = None,
+    create_pr: bool = False,
+) -> str:
     """Upload a folder to `owner/name` on the hub, which is made where it is not there yet, private; gives its address.
 
-    Raises `WeightsError` without a token and for whatever the hub refuses, and `MissingExtraError`.
+    It goes to the main `branch` unless one is named that is there, and to a pull request with `create_pr`. `token` is
+    that of 'hf auth login' where it is left out. Raises `WeightsError` without a token and for whatever the hub
+    refuses, and `MissingExtraError`.
     """
-    hub = _check_upload(repository).HfApi()
+    hub = _check_upload(repository, token).HfApi(token=token)
     try:
-        address = hub.create_repo(repository, private=not public, exist_ok=True)
-        message = f"Upload {shown(Path(folder).name)}"
-        hub.upload_folder(folder_path=folder, repo_id=repository, commit_message=message)
+        address = hub.create_repo(repository, private=private, exist_ok=True)
+        hub.upload_folder(
+            folder_path=folder,
+            repo_id=repository,
+            commit_message=commit_message or f"Upload {shown(Path(folder).name)}",
+            revision=branch,
+            create_pr=create_pr,
+        )
     except Exception as error:  # what its transport raises is of kinds of its own
         reason = shortened(first_line(error), 200)
-        raise WeightsError(f"{quoted(repository)} was not uploaded ({reason}); the folder is whole here") from None
+        raise WeightsError(f"{quoted(repository)} was not uploaded ({reason}); nothing here was changed") from None
     return str(address)
 
 
-def _check_upload(repository: str) -> Any:
+def _check_upload(repository: str, token: str | None) -> Any:
     """The library that uploads; raises `WeightsError` for a name that cannot be, and without a token."""
     if not _REPOSITORY.fullmatch(repository):
         raise WeightsError(f"{quoted(repository)} is no repository of the hub; write owner/name")
     library = need("huggingface_hub", extra="hub")
-    if library.get_token() is None:
+    if not token and library.get_token() is None:
         raise WeightsError("the hub wants to know who you are: run 'hf auth login', or set HF_TOKEN")
     return library
