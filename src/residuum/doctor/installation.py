@@ -12,7 +12,8 @@ from residuum.extras import DISTRIBUTION, install, version_of
 
 # Extras of those who work on the package; what they bring says nothing of how it runs.
 _FOR_DEVELOPERS = ("test", "docs")
-_REQUIREMENT = re.compile(r"""([\w.-]+)(?:\[[\w,.-]+\])?(?:>=([\d.]+))?(?:\s*;\s*extra\s*==\s*["']([\w-]+)["'])?""")
+# A library's name, extras of it, versions, and the extra of ours that wants it.
+_REQUIREMENT = re.compile(r"""([\w.-]+)(?:\[[\w,.-]+\])?([^;]*)(?:;\s*extra\s*==\s*["']([\w-]+)["'])?""")
 
 
 class Requirement(NamedTuple):
@@ -77,7 +78,8 @@ def requirements() -> Iterator[Requirement]:
         found = _REQUIREMENT.match(text)
         if found is None or found[1] == DISTRIBUTION or found[3] in _FOR_DEVELOPERS:
             continue
-        yield Requirement(found[1], found[2] or "0", found[3])
+        least = re.search(r">=\s*([\d.]+)", found[2])
+        yield Requirement(found[1], least[1] if least else "0", found[3])
 
 
 def _lines() -> list[str]:
