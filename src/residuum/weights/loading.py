@@ -35,10 +35,12 @@ class LoadReport:
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.layout} layout, {len(self.loaded)} tensors loaded, {len(self.renamed)} renamed"]
-        for what in ("missing", "unexpected", "reshaped"):
-            names = getattr(self, what)
-            if names:
-                lines.append(f"{what}: {some(names)}")
+        left_out = {
+            "missing, so as they were": self.missing,
+            "unexpected, so not loaded": self.unexpected,
+            "of another shape, so not loaded": self.reshaped,
+        }
+        lines += [f"{what}: {some(names)}" for what, names in left_out.items() if names]
         return "\n".join([*lines, *self.notes])
 
 
