@@ -191,7 +191,7 @@ def test_networks_that_cannot_be_explained_are_refused(monkeypatch):
     with pytest.raises(ConfigError, match="forward hook"):
         explain(hooked, images())
     monkeypatch.setitem(__import__("sys").modules, "captum.attr", None)
-    with pytest.raises(MissingExtraError, match=r"residuum\[explain\]"):
+    with pytest.raises(MissingExtraError, match=r"residuum-nn\[explain\]"):
         explain(network(), images(), method="ig")
 
 
