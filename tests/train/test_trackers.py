@@ -203,7 +203,7 @@ def test_a_run_that_logged_goes_on_without(command, stopped, tmp_path):
 
 def test_a_library_that_is_missing_is_said_before_anything_is_made(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(MissingExtraError, match=r'wandb.*"residuum\[wandb\]"'):
+    with pytest.raises(MissingExtraError, match=r'wandb.*"residuum-nn\[wandb\]"'):
         fit(tiny(), out=tmp_path / "run", execution=Execution(log=("wandb",)), callbacks=[])
     assert not (tmp_path / "run").exists()
 
