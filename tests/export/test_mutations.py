@@ -68,7 +68,7 @@ def scaled_by(**how):
 
 def stretched(patch):
     def forward(self, images):
-        return inputs.resized(images.permute(0, 3, 1, 2), *self.given.image_size, "bilinear")
+        return inputs.resized(images.permute(0, 3, 1, 2), self.height, self.width, "bilinear")
 
     patch.setattr(inputs.Scale, "forward", forward)
 

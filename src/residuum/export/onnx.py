@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from residuum.errors import ExportError, first_line
 from residuum.export.inputs import Input, Normal, Scale
 from residuum.extras import need
+from residuum.preprocessing import Preprocessing
 from residuum.runtimes.exported import NOTE, PIXELS
 from residuum.runtimes.onnx import EXTRA, MOST_BYTES, onnx_model
 from residuum.runtimes.program import captured
@@ -18,46 +18,52 @@ if TYPE_CHECKING:
     import onnx
 
 
+class _Entrance(nn.Module):
+    """From the file's input to normalised images, and the pixels between."""
+
+    def __init__(self, given: Input, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.scale, self.normal = Scale(given), Normal(preprocessing)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = self.scale(images)
+        return self.normal(pixels), pixels
+
+
 def with_input(network: "onnx.ModelProto", given: Input, opset: int | None = None) -> "onnx.ModelProto":
     """A network's model, `images` float32 -> `logits`, with the input's scaling and normalising before it.
 
     The network may be quantised: nothing that is put before it is. What goes from one part to the next is called
     `pixels`, uint8 (N, C, *image_size), and `normal`.
     """
-    model = network
-    if given.kind != "normalized":
-        assert given.preprocessing is not None
-        size = (2, given.channels, *given.image_size)
-        free = (0, 2, 3) if given.dynamic_size else (0,)
-        opset = opset or next(entry.version for entry in network.opset_import if entry.domain == "")
-        pixels = torch.zeros(size, dtype=torch.uint8)
-        model = _joined(_part(Normal(given.preprocessing), pixels, free, opset), model, "normal")
-        model = _joined(_part(Scale(given), given.example, given.free, opset), model, PIXELS)
-    return model
+    if given.kind == "normalized":
+        return network
+    assert given.preprocessing is not None
+    opset = opset or next(entry.version for entry in network.opset_import if entry.domain == "")
+    entrance = _Entrance(given, given.preprocessing).eval()
+    return _joined(onnx_model(captured(entrance, given.example, given.free), opset=opset), network)
 
 
-def _part(module: nn.Module, example: torch.Tensor, free: tuple[int, ...], opset: int) -> "onnx.ModelProto":
-    return onnx_model(captured(module.eval(), example, free), opset=opset)
-
-
-def _joined(first: "onnx.ModelProto", second: "onnx.ModelProto", between: str) -> "onnx.ModelProto":
-    """One model of two, `images` -> `logits`; what goes from the first to the second is called `between`."""
+def _joined(entrance: "onnx.ModelProto", network: "onnx.ModelProto") -> "onnx.ModelProto":
+    """One model of two, `images` -> `logits`."""
     onnx = need("onnx", extra=EXTRA)
     compose = need("onnx.compose", extra=EXTRA)
-    first = compose.add_prefix(first, f"{between}.")
+    first = compose.add_prefix(entrance, "entrance.")
+    normal, pixels = (output.name for output in first.graph.output)
+    names = {normal: "normal", pixels: PIXELS}
     for node in first.graph.node:
-        node.output[:] = [between if name == f"{between}.logits" else name for name in node.output]
-        node.input[:] = [between if name == f"{between}.logits" else name for name in node.input]
-    first.graph.output[0].name = between
-    del first.metadata_props[:], second.metadata_props[:]
-    first.ir_version = second.ir_version = max(first.ir_version, second.ir_version)
+        node.output[:] = [names.get(name, name) for name in node.output]
+        node.input[:] = [names.get(name, name) for name in node.input]
+    first.graph.output[0].name = "normal"
+    del first.graph.output[1:]
+    del first.metadata_props[:], network.metadata_props[:]
+    first.ir_version = network.ir_version = max(first.ir_version, network.ir_version)
     try:
-        model = compose.merge_models(first, second, io_map=[(between, "images")])
+        model = compose.merge_models(first, network, io_map=[("normal", "images")])
     except Exception as error:  # onnx's own
         raise ExportError(f"the network cannot be joined with its preprocessing: {first_line(error)}") from error
-    given = f"{between}.images"
     for node in model.graph.node:
-        node.input[:] = ["images" if name == given else name for name in node.input]
+        node.input[:] = ["images" if name == "entrance.images" else name for name in node.input]
     model.graph.input[0].name = "images"
     assert isinstance(model, onnx.ModelProto)
     return model
