@@ -10,6 +10,7 @@ from tests.networks import relative, scramble
 from tests.networks import small_to_export as network
 from torch import nn
 
+import residuum
 from residuum import Preprocessing, create
 from residuum.data.preparing import evaluation_transform, normalise
 from residuum.errors import ConfigError, DataError, ExportError
@@ -203,3 +204,12 @@ def test_a_file_that_answers_otherwise_leaves_what_was_there_before(tmp_path, he
         export(network(), path)
     assert [file.name for file in tmp_path.iterdir()] == ["net.pt2"]
     assert path.read_text() == "before"
+
+
+def test_the_ending_of_the_file_says_the_form_on_the_command_line_too(tmp_path, here, command, refused):
+    residuum.save(network(), tmp_path / "net.safetensors")
+    source = tmp_path / "net.safetensors"
+    result = command("export", source, "--input", "normalized", "--out", tmp_path / "net.pt2")
+    assert result.code == 0, result.err
+    assert (tmp_path / "net.pt2").exists()
+    assert "must end in .onnx" in refused("export", source, "--to", "onnx", "--out", tmp_path / "other.pt2")

@@ -16,8 +16,9 @@ class Export:
 
     # run folder, weights file, reference such as torchvision:resnet50.IMAGENET1K_V2, or a preset with random weights
     source: Annotated[str, tyro.conf.Positional]
-    # runtime that the file is for; pt2, aoti (compiled for this kind of processor) and torchscript are torch's
-    to: Literal["onnx", "openvino", "pt2", "aoti", "torchscript"] = "onnx"
+    # runtime that the file is for; pt2, aoti (compiled for this kind of processor) and torchscript are torch's. Where
+    # left out, what the ending of --out says, and else onnx
+    to: Literal["onnx", "openvino", "pt2", "aoti", "torchscript"] | None = None
     # file to write, ending in .onnx, .xml, .pt2, .aoti.pt2 or .torchscript, or the folder for a server; the source's
     # name where left out
     out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
@@ -54,10 +55,12 @@ def run(command: Export, console: Console) -> int:
     from residuum.export.command import Request, write
     from residuum.export.int8.gate import GateError
     from residuum.export.int8.report import tables
+    from residuum.export.write import format_of
     from residuum.report.tables import print_table
 
+    said = None if command.out is None else format_of(command.out)
     request = Request(
-        source=command.source, to=command.to, out=command.out,
+        source=command.source, to=command.to or said or "onnx", out=command.out,
         input=None if command.input == "auto" else command.input, image_size=command.image_size,
         dynamic_size=command.dynamic_size, order=command.order, opset=command.opset, half=command.half,
         images=command.images, server=command.server, int8=command.int8, calibration=command.calibration,
