@@ -42,6 +42,12 @@ def test_create_changes_fields_and_takes_a_config_too():
         create("resnet18", classes=10)
 
 
+def test_a_run_or_weights_in_place_of_a_preset_are_led_to_what_reads_them(refused, tmp_path):
+    (tmp_path / "net.safetensors").touch()
+    for path in (tmp_path, tmp_path / "net.safetensors"):
+        assert "is no preset; 'residuum inspect' shows" in refused("summary", path)
+
+
 def test_presets_are_listed_by_pattern():
     assert list_presets() == list(PRESETS)
     found = list_presets("*resnext*_32x4d")

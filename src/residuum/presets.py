@@ -5,10 +5,11 @@ numbers of its own, which no field says.
 """
 
 import fnmatch
+import os
 from typing import Any
 
 from residuum.config import ResNetConfig
-from residuum.errors import ConfigError, nearest
+from residuum.errors import ConfigError, nearest, quoted
 
 Fields = dict[str, Any]
 
@@ -151,4 +152,6 @@ def preset(name: str) -> ResNetConfig:
     """The config of a published network; raises `ConfigError` with the nearest names for one that is not known."""
     if name in PRESETS:
         return PRESETS[name]
+    if os.path.exists(name):  # noqa: PTH110 (any text may be asked for)
+        raise ConfigError(f"{quoted(name)} is no preset; 'residuum inspect' shows the network of weights and runs")
     raise ConfigError(f"there is no preset {name!r}{nearest(name, PRESETS)} ('residuum presets' lists all)")
