@@ -51,6 +51,7 @@ def test_a_file_takes_images_of_any_size_and_says_what_it_is(ending, tmp_path, h
     file = opened(tmp_path / f"net{ending}")
     assert (file.classes, file.takes, file.image_size) == (tuple("abcde"), "image", SIZE)
     assert file.preprocessing == model.preprocessing
+    assert file.note["versions"]["residuum"] == residuum.__version__
     assert file.config == model.config.to_dict() | {"depths": [1, 1], "widths": [8, 16]}
     photographs = torch.randint(0, 256, (2, 90, 51, 3), dtype=torch.uint8)
     assert relative(file(photographs), expected(model.eval(), photographs)) < 5e-3  # a grey level, here and there

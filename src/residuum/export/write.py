@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+import residuum
 from residuum.errors import ConfigError, DeviceError, ExportError, quoted
 from residuum.export import onnx, openvino, programs
 from residuum.export.inputs import Input, Kind, Order
@@ -189,7 +190,10 @@ def note_of(model: ResNet, given: Input, to: str, net: nn.Module) -> dict[str, A
         "config": model.config.to_dict(),
         "preprocessing": None if how is None else how.to_dict(),
         "weights_sha256": digest({name: tensor.cpu() for name, tensor in model.state_dict().items()}),
-        "versions": {name: version_of(name) or "unknown" for name in ("residuum", *_LIBRARIES.get(to, ("torch",)))},
+        "versions": {
+            "residuum": residuum.__version__,
+            **{name: version_of(name) or "unknown" for name in _LIBRARIES.get(to, ("torch",))},
+        },
     }
     if to in ("pt2", "torchscript"):
         note["self_test"] = _self_test(net, given)
