@@ -128,11 +128,13 @@ def write_features(embeddings: Iterable[Embedding], out: Path) -> None:
     """
     import numpy as np
 
+    ending = out.suffix.lower()
+
     def readable() -> Iterator[tuple[str, Any]]:
         for embedding in embeddings:
             if embedding.features is not None:
                 yield embedding.path, embedding.features
-            elif out.suffix.lower() == ".npy":
+            elif ending == ".npy":
                 raise DataError(
                     f"{embedding.error}; a .npy file has no names to say which rows are left: take .npz or .csv"
                 )
@@ -151,12 +153,12 @@ def write_features(embeddings: Iterable[Embedding], out: Path) -> None:
             raise DataError("no image could be read, so that there are no features to write")
         with partial.open("wb") as file:
             features = np.stack([f for _, f in every])
-            if out.suffix.lower() == ".npy":
+            if ending == ".npy":
                 np.save(file, features)
             else:
                 np.savez(file, images=np.array([p for p, _ in every]), features=features)
 
-    write_whole(out, as_lines if out.suffix.lower() == ".csv" else as_arrays, DataError)
+    write_whole(out, as_lines if ending == ".csv" else as_arrays, DataError)
 
 
 class Watched:

@@ -64,6 +64,11 @@ class Input:
         return (0, 2, 3) if self.dynamic_size else (0,)
 
     @property
+    def network(self) -> "Input":
+        """What goes from this input to the network, with the same sizes free: normalised tensors."""
+        return Input("normalized", self.channels, self.image_size, dynamic_size=self.dynamic_size)
+
+    @property
     def example(self) -> Tensor:
         """Images to capture the file's input with: no length is 1, and no two are alike, which would become fixed."""
         if self.kind == "normalized":

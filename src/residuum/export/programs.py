@@ -12,6 +12,8 @@ from torch.export import ExportedProgram
 from residuum.errors import ExportError, first_line
 from residuum.export.inputs import Input, Normal, Scale
 from residuum.runtimes.exported import NOTE
+from residuum.runtimes.package import write_package
+from residuum.runtimes.program import captured
 
 
 def from_input(net: nn.Module, given: Input) -> nn.Module:
@@ -22,10 +24,20 @@ def from_input(net: nn.Module, given: Input) -> nn.Module:
     return nn.Sequential(Scale(given), Normal(given.preprocessing), net).eval()
 
 
+def program_of(net: nn.Module, given: Input) -> ExportedProgram:
+    """What `from_input` gives as a program whose free sizes are free; raises `ExportError`."""
+    return captured(from_input(net, given), given.example, given.free)
+
+
 def write_program(program: ExportedProgram, note: dict[str, Any], path: Path) -> None:
     """A program of `torch.export`, with the note as a file in it."""
     with warnings.catch_warnings(action="ignore"):  # of views among weights, which are whole in the file
         torch.export.save(program, path, extra_files={f"{NOTE}.json": json.dumps(note, sort_keys=True)})
+
+
+def write_compiled(program: ExportedProgram, note: dict[str, Any], path: Path) -> None:
+    """A package of AOTInductor, compiled here, with the note beside its code."""
+    write_package(program, path, {NOTE: json.dumps(note, sort_keys=True)})
 
 
 def torchscript(net: nn.Module, given: Input) -> torch.jit.ScriptModule:
@@ -33,11 +45,10 @@ def torchscript(net: nn.Module, given: Input) -> torch.jit.ScriptModule:
 
     torch has deprecated it; programs in C++ and on phones that load nothing else still need it. Raises `ExportError`.
     """
-    alone = Input("normalized", given.channels, given.image_size, dynamic_size=given.dynamic_size)
     try:
         with warnings.catch_warnings(action="ignore"):  # that it is deprecated
             trace: Any = torch.jit.trace
-            layers: list[Any] = [trace(net.eval(), alone.example, check_trace=False)]
+            layers: list[Any] = [trace(net.eval(), given.network.example, check_trace=False)]
             if given.kind != "normalized":
                 assert given.preprocessing is not None
                 pixels = torch.zeros(2, given.channels, *given.image_size, dtype=torch.uint8)

@@ -28,7 +28,7 @@ from residuum.nn.resnet import ResNet
 from residuum.runtimes.exported import self_test_images
 from residuum.runtimes.onnx import OnnxSession, onnx_model
 from residuum.runtimes.openvino import OpenVinoSession, openvino_model
-from residuum.runtimes.package import COMPILED_FOR, processor, write_package
+from residuum.runtimes.package import COMPILED_FOR, processor
 from residuum.runtimes.program import captured
 from residuum.weights.files import digest
 
@@ -251,8 +251,7 @@ def _in_integers(quantized: Quantized, given: Input, note: dict[str, Any]) -> tu
 
 def captured_network(net: nn.Module, given: Input) -> ExportedProgram:
     """The network alone, float32 (N, C, H, W) -> logits, with the sizes that the input leaves free."""
-    alone = Input("normalized", given.channels, given.image_size, dynamic_size=given.dynamic_size)
-    return captured(net, alone.example, alone.free)
+    return captured(net, given.network.example, given.network.free)
 
 
 def _to_onnx(net: FoldedResNet, given: Input, note: dict[str, Any], opset: int | None, half: bool) -> Fill:
@@ -266,13 +265,13 @@ def _to_openvino(net: FoldedResNet, given: Input, note: dict[str, Any], opset: i
 
 
 def _to_pt2(net: FoldedResNet, given: Input, note: dict[str, Any], opset: int | None, half: bool) -> Fill:
-    program = captured(programs.from_input(net, given), given.example, given.free)
+    program = programs.program_of(net, given)
     return lambda partial: programs.write_program(program, note, partial)
 
 
 def _to_aoti(net: FoldedResNet, given: Input, note: dict[str, Any], opset: int | None, half: bool) -> Fill:
-    program = captured(programs.from_input(net, given), given.example, given.free)
-    return lambda partial: write_package(program, partial, note)
+    program = programs.program_of(net, given)
+    return lambda partial: programs.write_compiled(program, note, partial)
 
 
 def _to_torchscript(net: FoldedResNet, given: Input, note: dict[str, Any], opset: int | None, half: bool) -> Fill:

@@ -13,7 +13,7 @@ from torch import Tensor
 from residuum.data.preparing import normalise
 from residuum.errors import ConfigError, DataError, ExportError, first_line, quoted
 from residuum.preprocessing import Preprocessing
-from residuum.runtimes.package import COMPILED_FOR, check_processor, is_package, load_package, note_of_package
+from residuum.runtimes.package import COMPILED_FOR, check_processor, is_package, load_package, metadata_of
 
 NOTE = "residuum"  # under which a file keeps what it says of itself
 PIXELS = "pixels"  # what lies between scaling and normalising: uint8 (N, C, *image_size)
@@ -163,33 +163,33 @@ def _openvino(path: Path, threads: int | None) -> tuple[dict[str, Any], Callable
 
 
 def _program(path: Path) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
-    said = {f"{NOTE}.json": ""}
-    try:
-        program = torch.export.load(path, extra_files=said)
-    except Exception as error:  # torch's own, of many kinds
-        raise ExportError(f"torch {torch.__version__} cannot open {quoted(str(path))}: {first_line(error)}") from None
-    note = _read(said[f"{NOTE}.json"] or None, path)
-    run = _without_gradients(program.module())
-    _self_test(note, run, path)
-    return note, run
+    return _by_torch(path, lambda said: torch.export.load(path, extra_files=said).module())
 
 
 def _package(path: Path) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
-    note = _read(note_of_package(path), path)
+    note = _read(metadata_of(path).get(NOTE), path)
     check_processor(note.get(COMPILED_FOR, {}), path)
     return note, _without_gradients(load_package(path))
 
 
 def _torchscript(path: Path) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
+    def load(said: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+        with warnings.catch_warnings(action="ignore"):  # that TorchScript is deprecated
+            return torch.jit.load(str(path), map_location="cpu", _extra_files=said)  # type: ignore[no-any-return, no-untyped-call]
+
+    return _by_torch(path, load)
+
+
+def _by_torch(
+    path: Path, load: Callable[[dict[str, Any]], Callable[[Tensor], Tensor]]
+) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
+    """What `load` opens, which fills in the file's note; asked for the stored answers of another torch."""
     said: dict[str, Any] = {f"{NOTE}.json": ""}
     try:
-        with warnings.catch_warnings(action="ignore"):  # that TorchScript is deprecated
-            module = torch.jit.load(  # type: ignore[no-untyped-call]
-                str(path), map_location="cpu", _extra_files=said
-            )
+        module = load(said)
     except Exception as error:  # torch's own, of many kinds
         raise ExportError(f"torch {torch.__version__} cannot open {quoted(str(path))}: {first_line(error)}") from None
-    text = said[f"{NOTE}.json"]
+    text = said[f"{NOTE}.json"]  # of TorchScript in bytes
     note = _read((text.decode("utf-8", "replace") if isinstance(text, bytes) else text) or None, path)
     run = _without_gradients(module)
     _self_test(note, run, path)

@@ -17,7 +17,6 @@ from residuum.errors import ExportError, first_line, quoted
 COMPILED_FOR = "compiled_for"  # entry of a file's note: what its machine code needs
 # Where torch keeps the compiled parts of a package, and among them what was written beside the code.
 _CODE, _BESIDE = "data/aotinductor/", "wrapper_metadata.json"
-_NOTE_OF = "residuum"
 
 
 def processor() -> dict[str, str]:
@@ -39,13 +38,11 @@ def is_package(path: Path) -> bool:
         return False
 
 
-def write_package(program: ExportedProgram, path: Path, note: Mapping[str, Any] | None = None) -> None:
-    """Compile the program with frozen weights into the file, with the note beside it; raises `ExportError`."""
+def write_package(program: ExportedProgram, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Compile the program with frozen weights into the file, with the texts beside it; raises `ExportError`."""
     from torch import _inductor
 
-    options: dict[str, Any] = {"freezing": True}
-    if note is not None:
-        options["aot_inductor.metadata"] = {_NOTE_OF: json.dumps(note, sort_keys=True)}
+    options: dict[str, Any] = {"freezing": True, "aot_inductor.metadata": dict(metadata or {})}
     try:
         with warnings.catch_warnings(action="ignore"):  # advice: what goes wrong is raised or compared
             _inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
@@ -53,16 +50,15 @@ def write_package(program: ExportedProgram, path: Path, note: Mapping[str, Any] 
         raise ExportError(f"torch cannot compile the network: {first_line(error)}") from error
 
 
-def note_of_package(path: Path) -> str | None:
-    """The note of a package, as text, read without opening its code; None where it has none."""
+def metadata_of(path: Path) -> dict[str, Any]:
+    """What lies beside a package's code, read without opening that; raises `ExportError`."""
     try:
         with zipfile.ZipFile(path) as archive:
             beside = next((name for name in archive.namelist() if _CODE in name and name.endswith(_BESIDE)), None)
             said = {} if beside is None else json.loads(archive.read(beside))
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ExportError(f"{quoted(str(path))} is damaged: {first_line(error)}") from None
-    note = said.get(_NOTE_OF) if isinstance(said, dict) else None
-    return note if isinstance(note, str) else None
+    return said if isinstance(said, dict) else {}
 
 
 def check_processor(needed: Mapping[str, str], path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,20 @@ def _pretrained_cfg(config: ResNetConfig, preprocessing: Preprocessing | None) -
 # -- to the hub --------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Upload:
+    """How a folder is uploaded: the commit's message; whether a repository that is made is private; the token, of
+    'hf auth login' where it is left out; the branch, the main one unless one is named that is there; whether as a pull
+    request.
+    """
+
+    commit_message: str | None = None
+    private: bool = True
+    token: str | None = None
+    branch: str | None = None
+    create_pr: bool = False
+
+
 def push_to_hub(
     model: nn.Module,
     repository: str,
@@ -264,49 +279,33 @@ def push_to_hub(
 ) -> str:
     """Upload a network to `owner/name` on the hub as the folder that `save_pretrained` writes; gives its address.
 
-    `card` is what `save_pretrained` takes besides the folder: `classes`, `preprocessing`, `metrics`, `run`. The rest is
-    as in `push`. Raises what both raise; what stands against the upload is said first.
+    The repository is made where it is not there yet. It goes to the main `branch` unless one is named that is there,
+    and to a pull request with `create_pr`. `token` is that of 'hf auth login' where it is left out. `card` is what
+    `save_pretrained` takes besides the folder: `classes`, `preprocessing`, `metrics`, `run`. Raises what that raises,
+    `WeightsError` without a token and for whatever the hub refuses, and `MissingExtraError`; what stands against the
+    upload is said first.
     """
     _check_upload(repository, token)
     with tempfile.TemporaryDirectory() as above:
         folder = Path(above) / repository.rpartition("/")[2]
         save_pretrained(model, folder, **card)
-        return push(
-            folder,
-            repository,
-            commit_message=commit_message,
-            private=private,
-            token=token,
-            branch=branch,
-            create_pr=create_pr,
-        )
+        return push(folder, repository, Upload(commit_message, private, token, branch, create_pr))
 
 
-def push(
-    folder: str | Path,
-    repository: str,
-    *,
-    commit_message: str | None = None,
-    private: bool = True,
-    token: str | None = None,
-    branch: str | None = None,
-    create_pr: bool = False,
-) -> str:
-    """Upload a folder to `owner/name` on the hub, which is made where it is not there yet, private; gives its address.
+def push(folder: str | Path, repository: str, how: Upload = Upload()) -> str:
+    """Upload a folder to `owner/name` on the hub, which is made where it is not there yet; gives its address.
 
-    It goes to the main `branch` unless one is named that is there, and to a pull request with `create_pr`. `token` is
-    that of 'hf auth login' where it is left out. Raises `WeightsError` without a token and for whatever the hub
-    refuses, and `MissingExtraError`.
+    Raises `WeightsError` without a token and for whatever the hub refuses, and `MissingExtraError`.
     """
-    hub = _check_upload(repository, token).HfApi(token=token)
+    hub = _check_upload(repository, how.token).HfApi(token=how.token)
     try:
-        address = hub.create_repo(repository, private=private, exist_ok=True)
+        address = hub.create_repo(repository, private=how.private, exist_ok=True)
         hub.upload_folder(
             folder_path=folder,
             repo_id=repository,
-            commit_message=commit_message or f"Upload {shown(Path(folder).name)}",
-            revision=branch,
-            create_pr=create_pr,
+            commit_message=how.commit_message or f"Upload {shown(Path(folder).name)}",
+            revision=how.branch,
+            create_pr=how.create_pr,
         )
     except Exception as error:  # what its transport raises is of kinds of its own
         reason = shortened(first_line(error), 200)
