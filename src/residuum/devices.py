@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import os
 import platform
 import re
 import time
@@ -276,6 +277,11 @@ def _number(file: Path) -> int | None:
 def processor() -> str:
     """What the processor is called."""
     return cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; all that there are where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpuinfo(field: str) -> str:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from residuum.data.decoding import read_image
 from residuum.data.places import Place, shown
 from residuum.data.preparing import scaled_to
+from residuum.devices import usable_cores
 from residuum.errors import DataError, first_line
 
 TELL_EVERY = 10.0  # seconds between lines about how far reading has come
@@ -118,8 +119,7 @@ def decoded(
 
     All cores decode. `stop_at_bad` ends at the first bad one that is met.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, len(places) // _WORTH_A_WORKER)
+    workers = min(usable_cores(), len(places) // _WORTH_A_WORKER)
     step = max(1, _CHUNK // (size[0] * size[1] * channels))
     desk = Desk(places, workers)
     loader = DataLoader(

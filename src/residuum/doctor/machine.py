@@ -21,6 +21,7 @@ from residuum.devices import (
     free_memory,
     pick_device,
     processor,
+    usable_cores,
 )
 from residuum.errors import DeviceError
 from residuum.files import cache_folder
@@ -63,7 +64,7 @@ def describe() -> dict[str, Any]:
             "torch": torch.get_num_threads(),
             "torch_between_operators": torch.get_num_interop_threads(),
             "processors": os.cpu_count(),
-            "allowed": _allowed(),
+            "allowed": usable_cores(),
             "container": container_processors(),
             "openmp": _loaded(_OPENMP),
         },
@@ -144,11 +145,6 @@ def _nvidia_driver() -> str | None:
         return version.read_text().strip()
     except (OSError, ValueError):
         return None
-
-
-def _allowed() -> int | None:
-    """How many processors the process may run on; None where the system does not say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def _free() -> int | None:

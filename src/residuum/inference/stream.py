@@ -1,6 +1,5 @@
 """Image files through a network, several batches at a time: some are read while others are computed."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,10 +9,10 @@ import torch
 from torch import Tensor
 
 from residuum.data.named import Arrivals
+from residuum.devices import usable_cores
 from residuum.errors import DataError
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-READERS = min(8, CORES)  # threads that read image files
+READERS = min(8, usable_cores())  # threads that read image files
 MOST_LANES = 8
 _EACH, _ALONE = 8, 32  # images of a batch, of several at once or of one
 

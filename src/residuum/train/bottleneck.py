@@ -1,9 +1,9 @@
 """Where a run's time went, in words, and a sentence where it goes into waiting for data."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from residuum.devices import usable_cores
 from residuum.train.clock import STEP, waiting
 from residuum.train.loggers import Callback, Snapshot, duration
 
@@ -57,7 +57,7 @@ class WaitingForData(Callback):
         if waiting(seconds) > WAITING:
             self.said = True
             for callback in self.others:
-                callback.say("waiting", held_up(seconds, images, self.workers, _cores()))
+                callback.say("waiting", held_up(seconds, images, self.workers, usable_cores()))
 
 
 def held_up(seconds: Mapping[str, float], images: int, workers: int | None, cores: int) -> str:
@@ -76,8 +76,3 @@ def held_up(seconds: Mapping[str, float], images: int, workers: int | None, core
     more = min(max(2 * workers, 2), cores)
     first = f"--workers {more} (now {workers}, for {cores} cores), or " if workers < more else ""
     return f"{text}; try {first}smaller images, which 'residuum data pack --size' makes: each is decoded whole"
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
