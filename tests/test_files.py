@@ -1,5 +1,8 @@
 """Files are whole or not there."""
 
+import subprocess
+import sys
+
 import pytest
 
 from residuum.errors import DataError, RunError
@@ -63,11 +66,45 @@ def test_a_reader_that_leaves_while_a_folder_is_filled_is_no_fault_of_the_folder
 
 
 def test_what_a_killed_program_left_of_a_folder_is_in_nobodys_way(tmp_path):
-    (tmp_path / ".a.partial").mkdir()
-    (tmp_path / ".a.partial" / "old").touch()
+    (tmp_path / ".a.0123abcd.partial").mkdir()
+    (tmp_path / ".a.0123abcd.partial" / "old").touch()
     with new_folder(tmp_path / "a", DataError):
         pass
     assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+
+
+def test_what_a_killed_program_left_of_a_file_goes_with_the_next_one(tmp_path):
+    line = """
+import os, sys
+from pathlib import Path
+from residuum.files import write_whole
+write_whole(Path(sys.argv[1]), lambda partial: (partial.write_text("half"), os.kill(os.getpid(), 9)), OSError)
+"""
+    path = tmp_path / "a.txt"
+    assert subprocess.run([sys.executable, "-c", line, path], check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / ".a.notes.partial.txt").touch()  # a name of somebody else's
+    write_text(path, "whole", RunError)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.notes.partial.txt", "a.txt"]
+
+
+def test_of_two_that_write_one_file_each_writes_a_whole_one_and_the_last_stays(tmp_path):
+    path = tmp_path / "a.txt"
+
+    def first(partial):
+        partial.write_text("first")
+        write_text(path, "second", RunError)
+        assert path.read_text() == "second"
+        with new_folder(tmp_path / "b", DataError) as one:
+            (one / "x").touch()
+            with new_folder(tmp_path / "b", DataError) as two:
+                assert one != two
+                (two / "y").touch()
+            (tmp_path / "b").rename(tmp_path / "c")
+
+    write_whole(path, first, RunError)
+    assert path.read_text() == "first"
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["a.txt", "b", "b/x", "c", "c/y"]
 
 
 @pytest.mark.parametrize("place", ["file/x", "a\0b"])

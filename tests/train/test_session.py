@@ -553,7 +553,7 @@ def test_a_folder_in_which_a_run_was_killed_before_it_saved_a_state_is_begun_ane
     path = copied(finished, tmp_path / "run")
     for name in ("state.pt", "state-previous.pt", "best.safetensors", "curves.png", "metrics.jsonl"):
         (path / name).unlink()
-    (path / ".state.partial.pt").write_bytes(b"half")
+    (path / ".state.0123abcd.partial.pt").write_bytes(b"half")
     assert session.begin_or_resume(finished.recipe, out=path, callbacks=[]).metrics["epoch"] == 2
     assert same(finished.path, path)
 

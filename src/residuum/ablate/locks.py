@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from residuum.errors import RunError, quoted
+from residuum.files import try_lock
 
 WAIT = 60.0  # seconds that a process whose parent was killed may take to save and end
 _TICK = 0.2
@@ -32,23 +33,3 @@ def locked(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def try_lock(lock: int, shared: bool = False) -> bool:
-    """Whether this process has the lock of an open file now, alone or `shared`; the system releases it at its end."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: of one byte far behind what is written, as locked bytes cannot be read there
-        import msvcrt
-
-        try:
-            os.lseek(lock, 2**20, os.SEEK_SET)
-            msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

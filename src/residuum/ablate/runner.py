@@ -33,10 +33,11 @@ from residuum.ablate.cells import (
     settled,
     threads_of,
 )
-from residuum.ablate.locks import WAIT, try_lock
+from residuum.ablate.locks import WAIT
 from residuum.ablate.shared import Shared, Storage
 from residuum.ablate.worker import leave_recipe
 from residuum.errors import RunError, quoted, shortened
+from residuum.files import try_lock
 from residuum.train.processes import Stop, has_ended
 
 _TICK = 0.2

@@ -1,11 +1,10 @@
 """A network as a file for another runtime, which is given out once it has been proved to answer as the network does."""
 
+import contextlib
 import copy
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +20,7 @@ from residuum.export.inputs import Input, Kind, Order
 from residuum.export.int8.gate import Quantized
 from residuum.export.proof import HALF, Proof, batched, made_images, prove_file
 from residuum.extras import version_of
+from residuum.files import place_beside
 from residuum.inference.engines import TOLERANCE, refuse_engine
 from residuum.inference.optimize import FoldedResNet, folded_network
 from residuum.inference.surgery import copied, own_hooks
@@ -294,11 +294,11 @@ def given_out(path: Path, fill: Fill, prove: Callable[[Path], Proof]) -> Proof:
     OpenVINO's weights, NAME.bin, come before the .xml that wants them. Whatever fails, nothing half-written is left,
     and a file that was there before stays. Raises `ExportError` for what the file system refuses.
     """
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
-    except OSError as error:
-        raise ExportError(f"cannot write {quoted(str(path))}: {error.strerror}") from None
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(place_beside(path, folder=True))
+        except OSError as error:
+            raise ExportError(f"cannot write {quoted(str(path))}: {error.strerror}") from None
         partial = folder / path.name
         try:
             fill(partial)
@@ -318,8 +318,6 @@ def given_out(path: Path, fill: Fill, prove: Callable[[Path], Proof]) -> Proof:
                 f"cannot write {quoted(str(path))}: {quoted(reason, 200)}; free space, or choose another folder"
             ) from None
         return proof
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _statement(path: Path, proof: Proof) -> dict[str, Any]:
