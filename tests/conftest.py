@@ -5,7 +5,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # a worker of pytest-xdist each core; processes that tests start inherit it
+# Each worker of pytest-xdist has a core of its own, and so have the processes that its tests start: two threads of torch
+# that wait for each other on a core that is taken are many times slower than one.
+os.environ["OMP_NUM_THREADS"] = "1"
+if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
 import numpy as np
 import pytest
