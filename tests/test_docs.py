@@ -1,5 +1,6 @@
 """The documentation: all that README and docs show is run, links lead somewhere, the site builds, tables are true."""
 
+import pkgutil
 import re
 import shlex
 import shutil
@@ -111,6 +112,12 @@ def test_every_public_name_has_one_place_in_the_reference():
     assert len(shown) == len(set(shown))
     for name in residuum.__all__:
         assert f"residuum.{name}" in shown, f"a page of docs/reference needs a line '::: residuum.{name}'"
+
+
+def test_a_name_of_torchvision_or_timm_on_a_page_is_one_of_theirs():
+    for page in PAGES:
+        for name in re.findall(r"`((?:timm|torchvision)(?:\.[A-Za-z_]\w*)+)[(`]", FENCE.sub("", read(page))):
+            pkgutil.resolve_name(name)
 
 
 @pytest.mark.parametrize("page", ["commands", "recipes", pytest.param("presets", marks=pytest.mark.slow)])
