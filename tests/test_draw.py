@@ -83,6 +83,7 @@ def test_the_first_convolution_of_a_branch_is_as_thin_as_it_has_channels(tmp_pat
     assert first_bar(usual.replace(reduce_first=8)) < 0.75 * first_bar(usual)
 
 
+@pytest.mark.slow
 def test_the_legend_explains_only_what_occurs(tmp_path):
     plain = texts(drawn(tmp_path, preset("resnet18")))
     assert "squeeze-and-excitation" not in plain
@@ -125,6 +126,7 @@ def test_the_same_network_gives_the_same_bytes(tmp_path):
         assert one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_deep_network_stays_on_one_narrow_page(tmp_path):
     draw(ResNetConfig(depths=(1000, 2, 3, 300)), tmp_path / "deep.png", name="deep", figures="")
     with Image.open(tmp_path / "deep.png") as image:

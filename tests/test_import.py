@@ -25,6 +25,7 @@ def test_config_and_presets_are_reached_without_torch():
     assert run(code) == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["residuum.evaluation.command", "residuum.export.command", "residuum.export.proof", "residuum.inference"]
 )

@@ -86,6 +86,7 @@ def test_costs_are_known_before_anything_runs(tmp_path):
     assert not (tmp_path / "cells").exists()
 
 
+@pytest.mark.slow
 def test_what_was_found_is_read_from_the_folders(six):
     found = collect(planned(six))
     cell = found.at("v3", 2)
@@ -98,6 +99,7 @@ def test_what_was_found_is_read_from_the_folders(six):
     assert (found.base, found.extended, found.older) == ("v0", False, ())
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_gone_is_a_cell_to_run_and_no_other_is_run_again(copied):
     plan = planned(copied)
     gone = next(cell for cell in plan.cells if (cell.variants, cell.seed) == (("v3",), 2))
@@ -109,6 +111,7 @@ def test_a_folder_that_is_gone_is_a_cell_to_run_and_no_other_is_run_again(copied
     assert calls(plan)[before:] == ["v3 2"]
 
 
+@pytest.mark.slow
 def test_numbers_that_are_gone_are_computed_anew(copied):
     plan = planned(copied)
     (plan.cells[0].folder / "metrics.jsonl").unlink()
@@ -116,6 +119,7 @@ def test_numbers_that_are_gone_are_computed_anew(copied):
     assert run_fake(plan)[0].finished == 1
 
 
+@pytest.mark.slow
 def test_more_seeds_run_the_new_ones_alone_and_the_study_says_extended(copied):
     plan = planned(copied, seeds=tuple(range(6)))
     before = len(calls(plan))

@@ -43,6 +43,7 @@ def words(page):
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else_and_is_small(text):
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)|@import|url\((?!["']?#)""", text)
     assert len(text) < 3_000_000
@@ -120,6 +121,7 @@ def test_a_sentence_for_each_variant_and_each_clear_interaction():
     assert len([one for one in found if one.startswith("A x B: an interaction")]) == 1
 
 
+@pytest.mark.slow
 def test_a_clear_interaction_stands_above_the_variants(tmp_path):
     write_report(factorial(runs_of(np.random.default_rng(1), interaction=0.02)), tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -146,6 +148,7 @@ def test_names_from_outside_stay_text(tmp_path):
     assert r"\$y\$\_\%" in (tmp_path / "table.tex").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_twenty_variants_have_their_distribution(tmp_path):
     rng = np.random.default_rng(0)
     many = {f"v{i}": rng.normal(0.9, 0.01, 3) for i in range(20)}

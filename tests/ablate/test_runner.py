@@ -58,6 +58,7 @@ def test_cells_that_go_wrong_are_named_others_finish_and_a_second_call_tries_the
     assert len(outcome.failed) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_ends_the_study_in_a_sentence_and_counts_for_no_cell(tmp_path):
     from residuum.ablate.runner import run
 
@@ -74,6 +75,7 @@ def test_a_cell_may_fork_processes_as_those_that_read_images_do(tmp_path):
     assert outcome.finished == 1, said
 
 
+@pytest.mark.slow
 def test_variants_can_be_run_alone(tmp_path):
     plan = planned(tmp_path)
     outcome, _ = run_fake(plan, only=("v0", "v2"))

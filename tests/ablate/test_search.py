@@ -58,6 +58,7 @@ def test_a_range_whose_end_no_recipe_can_have_is_refused_before_anything_runs(tm
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_best_value_and_goes_on_where_it_was(tmp_path):
     first = search(6)
     trials, outcome = run_search(lay_out_search(first, tmp_path), first, trainer=FAKE)
@@ -85,6 +86,7 @@ def test_a_search_finds_the_best_value_and_goes_on_where_it_was(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_the_worst_and_one_that_fails_is_named(tmp_path):
     one = search(12, seeds=1)
     plan = lay_out_search(one, tmp_path)
@@ -97,6 +99,7 @@ def test_a_trial_that_diverges_is_the_worst_and_one_that_fails_is_named(tmp_path
     assert [cell.name for cell in outcome.failed] == [f"trial 1, seed {seed}"]
 
 
+@pytest.mark.slow
 def test_quasirandom_trials_fill_the_range_evenly(tmp_path):
     one = search(16, sampler="qmc")
     trials, _ = run_search(lay_out_search(one, tmp_path), one, trainer=FAKE)

@@ -25,6 +25,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(kind, n, least, most):
     assert least <= np.mean(np.abs(mean) <= reach) <= most
 
 
+@pytest.mark.slow
 def test_ten_variants_without_an_effect_are_seldom_called_better_or_worse():
     runs = draws("normal", (1000, 11, 8))  # they share the base's runs
     adjusted = holm(student(runs[:, 1:] - runs[:, :1])[2])
@@ -187,6 +188,7 @@ def test_the_noise_of_a_run_and_what_runs_of_a_seed_share():
     assert found == pytest.approx((0.005, 9 / 25), rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_interval_for_new_images_holds_the_truth_at_new_images():
     """Seeds and images both drawn anew: two variants as good as each other, 5 seeds, 200 images, 300 studies."""
     rng, held, narrower = np.random.default_rng(7), 0, 0

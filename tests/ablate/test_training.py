@@ -77,6 +77,7 @@ def test_right_images_are_as_many_as_the_accuracy_says(tiny):
             assert sum(cell.correct) / len(cell.correct) == pytest.approx(cell.metrics["test_accuracy"])
 
 
+@pytest.mark.slow
 def test_right_images_of_several_classes_are_as_many_as_the_accuracy_says(tmp_path):
     rows = ["path,labels,split"]
     for number in range(40):

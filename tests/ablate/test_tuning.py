@@ -35,6 +35,7 @@ def planned(folder, text=TEXT):
     return lay_out(Study.from_toml(text), folder)
 
 
+@pytest.mark.slow
 def test_each_variant_is_tuned_first_and_trained_with_its_own_best_value(tmp_path):
     plan = planned(tmp_path)
     assert (len(plan.choosing), len(plan.cells)) == (12, 0)
@@ -56,6 +57,7 @@ def test_each_variant_is_tuned_first_and_trained_with_its_own_best_value(tmp_pat
     assert len(calls(plan)) == before
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_in_tuning_holds_back_its_variant_alone(tmp_path):
     plan = planned(tmp_path)
     (tmp_path / "cells").mkdir()
@@ -71,6 +73,7 @@ def test_a_cell_that_fails_in_tuning_holds_back_its_variant_alone(tmp_path):
     assert {cell.status for cell in collect(planned(tmp_path)).cells} == {"done"}
 
 
+@pytest.mark.slow
 def test_what_diverged_is_not_chosen_where_something_else_did_not(tmp_path):
     plan = planned(tmp_path)
     (tmp_path / "cells").mkdir()
@@ -113,6 +116,7 @@ def test_what_cannot_be_tuned_is_refused_in_a_sentence(tmp_path, old, new, said)
     assert said in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_extended_keeps_what_was_chosen(tmp_path):
     plan = planned(tmp_path)
     run_fake(plan)

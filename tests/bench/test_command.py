@@ -17,6 +17,7 @@ QUICK = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_comparison_leaves_a_whole_report_and_can_be_compared_with_itself(command, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "measure", partial(run.measure, processes=here))
     for module in ("steps", "measure"):  # a small matrix product, which a test does not wait for

@@ -141,6 +141,7 @@ def test_what_runs_as_it_likes_is_measured_once_for_each_network_task_and_batch(
     assert all(Contender("residuum") in part for part in parts)
 
 
+@pytest.mark.slow
 def test_hugging_faces_network_is_ours_with_its_layers_named_otherwise():
     pytest.importorskip("transformers")
     theirs = build(Contender("transformers"), "resnet18").eval()

@@ -23,6 +23,7 @@ def pair(random, luck=0.0, slowdown=1.0):
     return drift * times(random, luck, slowdown), drift * times(random, luck)
 
 
+@pytest.mark.slow
 @SHARED
 def test_identical_contenders_come_out_as_no_different_as_often_as_is_said(luck):
     random = np.random.default_rng(0)
@@ -32,6 +33,7 @@ def test_identical_contenders_come_out_as_no_different_as_often_as_is_said(luck)
     assert sum(ratio.verdict.startswith("noise") for ratio in found) / EXPERIMENTS == inside
 
 
+@pytest.mark.slow
 def test_a_contender_slowed_by_five_percent_is_found_slower():
     random = np.random.default_rng(1)
     found = [paired(*pair(random, slowdown=1.05)) for _ in range(EXPERIMENTS)]
@@ -41,6 +43,7 @@ def test_a_contender_slowed_by_five_percent_is_found_slower():
     assert sum(ratio.verdict == "faster" for ratio in quiet) > 98  # of 0.5 %
 
 
+@pytest.mark.slow
 @SHARED
 def test_unpaired_times_have_an_interval_that_holds_the_truth_as_often_as_is_said(luck):
     random = np.random.default_rng(2)

@@ -107,6 +107,7 @@ def test_every_repetition_has_new_processes_and_one_that_died_is_there_again_for
         assert [row.error for row in result.rows] == ["", "its process died (exit code 3)"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_not_for_the_processes_of_contenders_not_even_while_they_start():
     before = signal.getsignal(signal.SIGINT)
     same = Contender("same")

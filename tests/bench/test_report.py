@@ -3,6 +3,7 @@
 import dataclasses
 import io
 
+import pytest
 from rich.console import Console
 
 from residuum.bench.report import as_markdown, glance, page, print_report, save_pages, tables
@@ -17,6 +18,7 @@ def shown(found, width=140):
     return console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_every_way_to_show_a_comparison_holds_all_figures_and_says_what_was_left_out():
     made = comparison(workload("resnet18 training, fp32"), workload("resnet18 training, bf16", ours=0.7))
     for text in (shown(made), as_markdown(made), html(page(made))):
@@ -54,6 +56,7 @@ def test_what_one_repetition_measured_is_shown_without_a_verdict():
         assert "faster" not in text
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_text_do_not_keep_the_pages_from_being_written(tmp_path):
     made = dataclasses.replace(comparison(workload("caf\udce9")), command="residuum bench --out caf\udce9")
     save_pages(made, tmp_path)
@@ -67,6 +70,7 @@ def test_a_comparison_without_results_has_its_pages():
     assert "<h1>" in html(page(comparison()))
 
 
+@pytest.mark.slow
 def test_cards_count_in_how_many_workloads_each_is_faster_or_slower():
     found = page(comparison(workload("a"), workload("b", ours=0.7), workload("c", ours=0.6, noise=0.1)))
     [card] = found.cards

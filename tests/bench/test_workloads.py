@@ -34,6 +34,7 @@ def test_workloads_that_cannot_be_are_refused(arguments, error):
         workloads_of(*arguments)
 
 
+@pytest.mark.slow
 def test_a_training_step_of_resnet50_takes_three_times_its_forward_pass_less_the_gradient_of_the_images():
     infer, train = (
         step_flops(Workload("resnet50", task, "fp32", "nchw", "eager", 1, (224, 224))) for task in ("infer", "train")

@@ -13,6 +13,7 @@ def with_the_stand_in(monkeypatch, tmp_path):
     monkeypatch.setenv("RESIDUUM_TRAINER", FAKE)
 
 
+@pytest.mark.slow
 def test_flags_alone_make_a_study_that_is_run_and_found_again(command, tmp_path):
     result = command(*FLAGS)
     assert result.code == 0, result
@@ -24,6 +25,7 @@ def test_flags_alone_make_a_study_that_is_run_and_found_again(command, tmp_path)
     assert status.out.splitlines()[0] == "4 cells: 4 done"
 
 
+@pytest.mark.slow
 def test_a_study_file_is_run_and_the_line_goes_over_it(command, tmp_path):
     (tmp_path / "study.toml").write_text(SIX, encoding="utf-8")
     result = command("ablate", "study.toml", "--seeds", 1, "--epochs", 3, "--only", "v2", "--out", "here")
@@ -33,6 +35,7 @@ def test_a_study_file_is_run_and_the_line_goes_over_it(command, tmp_path):
     assert "epochs = 3" in recipe.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_failures_give_exit_code_3_and_the_line_that_repeats_them(command, tmp_path):
     (tmp_path / "study.toml").write_text(SIX, encoding="utf-8")
     (tmp_path / "here" / "cells").mkdir(parents=True)
@@ -104,6 +107,7 @@ def test_a_wrong_line_is_refused_in_a_sentence(refused, tmp_path, line, said):
     assert not (tmp_path / "studies").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_study_or_of_something_else_is_refused(command, refused, tmp_path):
     assert command(*FLAGS[:3], "--seeds", 1, "--threads", 1, "--out", "here").code == 0
     (tmp_path / "other.toml").write_text(SIX, encoding="utf-8")
@@ -117,12 +121,14 @@ def test_a_folder_of_another_study_or_of_something_else_is_refused(command, refu
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_a_report_of_flags_shows_the_whole_line(command, tmp_path):
     assert command(*FLAGS[:3], "--seeds", 1, "--epochs", 3).code == 0
     text = (tmp_path / "studies" / "label_smoothing" / "report.html").read_text(encoding="utf-8")
     assert "residuum ablate --epochs=3 --vary=loss.label_smoothing=0.0,0.1 --seeds=1" in text
 
 
+@pytest.mark.slow
 def test_a_factor_that_stands_twice_on_the_line_makes_all_combinations(command):
     line = ["--vary", "loss.label_smoothing=0.0,0.1", "--vary", "flip=none,random", "--seeds", 1]
     result = command("ablate", *line)

@@ -79,6 +79,7 @@ def test_mistakes_get_one_clear_sentence_and_leave_nothing(refused, tmp_path, mo
     assert [p.name for p in tmp_path.iterdir()] == ["here"]
 
 
+@pytest.mark.slow
 def test_training_predicting_and_resuming_by_the_commands_it_prints(command, tmp_path, monkeypatch):
     import numpy as np
 
@@ -172,6 +173,7 @@ def test_help_is_shown_whatever_else_the_line_says(command, line):
     assert "--help" in result.out
 
 
+@pytest.mark.slow
 def test_help_has_the_defaults_of_the_preset_that_the_line_names(command):
     assert "(default: 2 2 2 2)" in command("summary", "--help", "resnet18").out
     assert "(default: 32 32)" in command("plan", "cifar_resnet20", "--help").out

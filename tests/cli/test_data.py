@@ -27,6 +27,7 @@ def test_check_ends_with_one_where_a_test_image_is_in_train(command, image_folde
     assert json.loads(result.out)["same_between_splits"] == [["train/blue/0.png", "test/blue/9.png"]]
 
 
+@pytest.mark.slow
 def test_pack_writes_what_train_reads(command, image_folder, tmp_path):
     root, out = image_folder(train=8, test=4), tmp_path / "colours.packed"
     result = command("data", "pack", root, "--out", out, "--size", 12)

@@ -62,6 +62,7 @@ def test_the_image_size_is_a_height_and_a_width(image_folder):
     assert found == recipe("--data", root, "--data.image-size", 64, 32)
 
 
+@pytest.mark.slow
 def test_weights_bring_their_network_and_freeze_has_a_short_flag(finished):
     found = recipe("--weights", finished.path, "--freeze", 2, "--lr", 0.5)
     assert found.model == finished.recipe.model
@@ -75,6 +76,7 @@ def test_weights_in_a_file_do_as_those_on_the_line_do(finished, tmp_path):
     assert recipe("--recipe", path) == recipe("--weights", finished.path, "--freeze", 1, "--lr", 0.5)
 
 
+@pytest.mark.slow
 def test_other_weights_than_a_files_may_have_another_digest(finished, stopped, tmp_path):
     path = tmp_path / "r.toml"
     path.write_text(f'[finetune]\nweights = "{stopped.path}"\nsha256 = "0"\n')
@@ -152,6 +154,7 @@ def test_weights_that_do_not_fit_get_one_sentence_and_leave_nothing(
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_what_would_be_and_writes_nothing(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = command("train", "--dry-run", *QUICK)

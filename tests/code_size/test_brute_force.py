@@ -28,6 +28,7 @@ def test_same_logits_in_evaluation(pair):
         assert torch.equal(theirs(x), ours(x))
 
 
+@pytest.mark.slow
 def test_a_training_step_gives_the_same_logits_gradients_and_statistics(pair):
     ours, theirs = (copy.deepcopy(model).train() for model in pair)
     x = torch.randn(4, 3, 64, 64)

@@ -129,6 +129,7 @@ def test_our_program_makes_the_network_of_its_config(change):
     assert run("residuum", change)["model"].config == ResNetConfig(**CONFIGS[change])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["base", *NAMES])
 @pytest.mark.parametrize("contender", BY_TIER)
 def test_the_program_of_each_contender_makes_the_same_network(contender, change, build):
@@ -170,6 +171,7 @@ def test_the_rate_of_stochastic_depth_grows_linearly(contender):
     assert rates == pytest.approx([0.1 * i / 15 for i in range(1, 16)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contender", CONTENDERS)
 def test_checkpointing_keeps_less_and_changes_no_gradient(contender, build):
     x = images("checkpointing")

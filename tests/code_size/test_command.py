@@ -6,6 +6,7 @@ from benchmarks.code_size.changes import CHANGES, lines_to_change
 from benchmarks.code_size.lines import count_lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [[], ["--markdown"]])
 def test_both_tables_are_printed(form, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")

@@ -122,6 +122,7 @@ def test_ours_is_counted_in_the_files_that_define_it():
     assert brute.file == brute.all == brute.whole_file > 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contender", ["torchvision", "timm", pytest.param("transformers", marks=pytest.mark.slow)])
 def test_a_librarys_network_needs_more_than_its_own_file(contender):
     pytest.importorskip(contender)

@@ -46,6 +46,7 @@ def test_an_image_that_comes_again_is_another_view_of_it():
         assert views == list(range(len(views)))
 
 
+@pytest.mark.slow
 def test_over_epochs_a_class_has_what_is_due_to_it_between_whole_numbers():
     labels = torch.tensor([0] * 7 + [1] * 3)
     counts = torch.stack([labels[order(0.5, seed, labels) % 10].bincount() for seed in range(2000)]).double()

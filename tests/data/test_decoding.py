@@ -171,6 +171,7 @@ def test_a_file_that_ends_early_is_refused_and_not_half_grey(tmp_path, ending, s
         assert "cannot be decoded" in str(refusal)
 
 
+@pytest.mark.slow
 def test_flipped_bytes_in_a_png_end_in_a_sentence_and_no_process(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     data = io.BytesIO()

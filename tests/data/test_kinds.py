@@ -79,6 +79,7 @@ def test_batches_of_files_are_those_of_the_folder(folder, kind):
         assert torch.equal(images, others)
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_the_folder(kind, trained, tmp_path):
     other = fit(tiny(kind, epochs=1, batch_size=64), out=tmp_path / "run", callbacks=[]).path
     assert same(trained, other)
@@ -86,6 +87,7 @@ def test_weights_are_those_of_the_folder(kind, trained, tmp_path):
     assert rows[0]["data_digest"] == rows[1]["data_digest"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_step")
 def test_a_run_that_was_stopped_goes_on_with_the_same_images_as_another_kind(folder, trained, tmp_path):
     recipe = tiny(folder, epochs=1, batch_size=64)

@@ -240,6 +240,7 @@ def test_reading_files_leaves_the_random_state_alone(image_folder):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_a_bad_file_is_named_or_another_takes_its_place_when_asked(image_folder):
     root = image_folder(side=80)
     (root / "train" / "red" / "0.png").write_bytes(b"junk")

@@ -48,6 +48,7 @@ def test_json_has_every_number(command, paths):
     assert found["number"] == "val_accuracy"
 
 
+@pytest.mark.slow
 def test_the_page_has_curves_and_tables(command, paths, tmp_path):
     result = command("compare", *paths, "--html", tmp_path / "page.html")
     assert result.code == 0

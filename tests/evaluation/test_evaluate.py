@@ -197,6 +197,7 @@ def test_processes_of_torchrun_give_one_report_with_the_same_counts(image_folder
     assert one["top1"] == two["top1"]
 
 
+@pytest.mark.slow
 def test_a_tar_is_evaluated_as_the_folder_is(command, image_folder, weights, tmp_path):
     root = image_folder(side=80)
     rows = []

@@ -77,6 +77,7 @@ def test_nothing_and_next_to_nothing_cannot_be_resolved():
     assert seeds_needed(1e-6, 0.1) is None
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say():
     generator = np.random.default_rng(0)
     for count in (3, 6):

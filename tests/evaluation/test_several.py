@@ -82,6 +82,7 @@ def test_the_usual_recipe_asks_for_each_class_apart_and_cross_entropy_is_refused
     assert "loss.name is ce" in refused("train", "--data", data, "--loss.name", "ce")
 
 
+@pytest.mark.slow
 def test_training_learns_which_classes_there_are(run, data, command, tmp_path):
     result = command("evaluate", run.path, "--out", tmp_path / "out")
     assert result.code == 0, result.err
@@ -118,6 +119,7 @@ def test_predictions_are_the_classes_above_a_threshold(run, command, refused, fi
     )
 
 
+@pytest.mark.slow
 def test_a_saved_network_remembers_that_its_classes_may_come_together(run, tmp_path):
     model = residuum.load(run.path)
     residuum.save(model, tmp_path / "net.safetensors")

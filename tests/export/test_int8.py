@@ -90,6 +90,7 @@ def made(model, images):
     return net, net.quantized(images.batches(), method="minmax", reduced=True)
 
 
+@pytest.mark.slow
 def test_every_sum_and_the_classifier_take_integers_on_all_inputs(made):
     _, quantized = made
     makers = {output: node.op_type for node in quantized.graph.node for output in node.output}
@@ -99,6 +100,7 @@ def test_every_sum_and_the_classifier_take_integers_on_all_inputs(made):
         assert {makers[value] for value in node.input} == {"DequantizeLinear"}, node.name
 
 
+@pytest.mark.slow
 def test_the_stem_takes_the_normalised_image_in_integers(made):
     _, quantized = made
     first = [node.op_type for node in quantized.graph.node if "images" in node.input]
@@ -119,6 +121,7 @@ def test_weights_have_a_scale_for_each_channel(made):
     assert sum(len(sizes[name]) == 4 for name in scales) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_weights_of_one_scale_for_all_channels_are_refused(runtime, model, images, test_images, monkeypatch):
     if runtime == "openvino":
@@ -162,6 +165,7 @@ def spoiled(model, times=1000.0):
     return other
 
 
+@pytest.mark.slow
 def test_a_spoiled_block_is_found_named_first_and_left_in_float(model, images, test_images):
     other = spoiled(model)
     found = quantize(other, images, test_images, runtime="onnx", max_drop=5.0, threads=1).report
@@ -175,6 +179,7 @@ def test_a_spoiled_block_is_found_named_first_and_left_in_float(model, images, t
     assert json.loads(json.dumps(found.to_dict()))["rounds"][1]["kept"] == ["layer2.0"]
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_mended_is_refused_with_its_blocks(model, images, test_images, monkeypatch):
     other = spoiled(model)
     monkeypatch.setattr("residuum.export.int8.gate._worst", lambda blocks, attempts: [])
@@ -241,6 +246,7 @@ def test_too_few_images_are_refused_and_fewer_than_asked_are_told(train):
     assert (len(some), some.note) == (100, "300 images were asked for, and there are 100")
 
 
+@pytest.mark.slow
 def test_images_of_the_gate_are_refused_for_calibration(model, train, images):
     with pytest.raises(DataError, match="1 of the 64 images for calibration are test images too"):
         chosen = torch.zeros(120, dtype=torch.bool)
@@ -254,6 +260,7 @@ def calibration_has(images, split, place):
     return bool((images.images == pixels).flatten(1).all(1).any())
 
 
+@pytest.mark.slow
 def test_images_that_were_not_normalised_are_told(model, images, test_images):
     other = dataclasses.replace(images, images=images.images * 0.25 + 0.45)
     found = quantize(model, other, test_images, runtime="onnx", max_drop=100.0, threads=1).report

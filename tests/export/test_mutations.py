@@ -94,6 +94,7 @@ def test_a_program_that_scales_otherwise_is_refused(change, tmp_path, here, monk
     refused(tmp_path / "net.pt2", LOGITS)
 
 
+@pytest.mark.slow
 def test_a_program_that_normalises_otherwise_is_refused(tmp_path, here, monkeypatch):
     half_and_half(monkeypatch)
     refused(tmp_path / "net.pt2", LOGITS, input="pixels")
@@ -158,6 +159,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "message"), NETWORKS.values(), ids=NETWORKS)
 def test_a_network_that_computes_otherwise_is_refused(change, message, tmp_path, here, monkeypatch):
     monkeypatch.setattr(write, "folded_network", network_with(change))
@@ -167,6 +169,7 @@ def test_a_network_that_computes_otherwise_is_refused(change, message, tmp_path,
 # -- sizes -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_fixed_is_refused(tmp_path, here, monkeypatch):
     plain = inputs.Input.example.fget
     monkeypatch.setattr(inputs.Input, "example", property(lambda self: plain(self)[:1]))
@@ -175,6 +178,7 @@ def test_a_batch_that_is_fixed_is_refused(tmp_path, here, monkeypatch):
     refused(tmp_path / "net.pt2", r"the file cannot be run: .*size\(\)\[0\] == 1", input="pixels")
 
 
+@pytest.mark.slow
 def test_a_height_and_width_that_are_fixed_are_refused(tmp_path, here, monkeypatch):
     monkeypatch.setattr(inputs.Input, "free", (0,))
     refused(tmp_path / "net.pt2", r"the file cannot be run: .*size\(\)\[1\] == 65")

@@ -38,6 +38,7 @@ def expected(model, images):
         return model(normalise(pixels, model.preprocessing))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".onnx", pytest.param(".xml", marks=pytest.mark.slow), ".pt2", ".torchscript"])
 def test_a_file_takes_images_of_any_size_and_says_what_it_is(ending, tmp_path, here):
     needs(ending)
@@ -61,8 +62,12 @@ def test_a_file_takes_images_of_any_size_and_says_what_it_is(ending, tmp_path, h
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
-@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2", ".torchscript"])
-@pytest.mark.parametrize(("kind", "free"), [("pixels", False), ("normalized", True)])
+@pytest.mark.parametrize(
+    "ending", [".onnx", *(pytest.param(e, marks=pytest.mark.slow) for e in (".xml", ".pt2", ".torchscript"))]
+)
+@pytest.mark.parametrize(
+    ("kind", "free"), [("pixels", False), pytest.param("normalized", True, marks=pytest.mark.slow)]
+)
 def test_a_file_takes_pixels_or_normalised_tensors(ending, kind, free, tmp_path, here):
     needs(ending)
     model = network(in_channels=1)
@@ -79,6 +84,7 @@ def test_a_file_takes_pixels_or_normalised_tensors(ending, kind, free, tmp_path,
             file(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(61, 45), (97, 97), (40, 28)])
 def test_a_grey_program_takes_images_of_other_shapes_than_its_example(size):
     model = network(in_channels=1)
@@ -88,6 +94,7 @@ def test_a_grey_program_takes_images_of_other_shapes_than_its_example(size):
     assert torch.equal(program.module()(images), Scale(given)(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["seresnet50", "ecaresnet50d"])
 @pytest.mark.parametrize("ending", [".pt2", ".torchscript"])
 def test_attention_leaves_the_size_free(name, ending, tmp_path, here):
@@ -106,6 +113,7 @@ def test_the_proof_runs_the_file_in_a_process_of_its_own(ending, tmp_path):
     assert export(network(), tmp_path / f"net{ending}", order="bgr").logits < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
 @pytest.mark.parametrize(("size", "crop"), [((32, 32), 0.875), ((48, 32), 0.9), ((32, 40), 0.0)])
 def test_scaling_in_a_graph_gives_the_pixels_of_evaluation(interpolation, size, crop):

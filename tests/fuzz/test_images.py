@@ -15,6 +15,7 @@ def check(count, seed):
     return found
 
 
+@pytest.mark.slow
 def test_broken_images_end_right_or_in_a_sentence():
     found = check(80, 0)
     for form in OFTEN:

@@ -7,6 +7,7 @@ import pytest
 from tests.fuzz.lines import ENCODINGS, in_child, outcomes
 
 
+@pytest.mark.slow
 def test_odd_configs_and_lines_end_right_or_in_a_sentence():
     found = list(outcomes(80, 0))
     assert [f"{o.case}\n{o.says}" for o in found if o.kind == "fault"] == []

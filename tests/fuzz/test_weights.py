@@ -1,4 +1,4 @@
-"""Broken weights files of a fixed seed, and of a new one in the slow tier."""
+"""Broken weights files of a fixed seed, and of a new one."""
 
 import secrets
 
@@ -15,6 +15,7 @@ def check(count, seed):
     assert sum(counts.values()) == 5 * count
 
 
+@pytest.mark.slow
 def test_broken_weights_end_right_or_with_one_sentence():
     check(40, seed=1)
 

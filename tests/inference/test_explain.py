@@ -211,6 +211,7 @@ def photos(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_folder_has_a_picture_of_each_image_a_sheet_and_the_maps(photos, command):
     paths = [photos / f"{name}.png" for name in ("a", "sheet", "more/a", "$x$\u043a")]
     result = command("explain", photos / "net.safetensors", *paths, "--out", photos / "out", "--classes", "top2")

@@ -70,11 +70,14 @@ def train(model, *, bf16=False, steps=3, accumulate=2):
     return found + [t.clone() for t in model.state_dict().values()]
 
 
+PRECISIONS = [pytest.param(False, id="fp32"), pytest.param(True, id="bf16", marks=pytest.mark.slow)]
+
+
 def same(ours, plain):
     return len(ours) == len(plain) and all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
 
 
-@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("bf16", PRECISIONS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_mode_gives_the_plain_networks_numbers_to_the_bit(variant, bf16):
     plain = train(build(variant), bf16=bf16)
@@ -269,7 +272,7 @@ def shared(model):
         block.act1 = block.act2 = model.act1
 
 
-@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("bf16", PRECISIONS)
 @pytest.mark.parametrize("change", [own_layers, spectral, pruned, hooked, shared])
 def test_what_a_user_put_into_the_network_keeps_its_effect_to_the_bit(change, bf16):
     def changed():
@@ -288,7 +291,7 @@ def test_the_pooling_convolutions_norm_counts_once():
     assert {int(v) for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")} == {1}
 
 
-@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("bf16", PRECISIONS)
 @pytest.mark.parametrize("variant", ["bottleneck", "preact", "se", "blur", "gelu"])
 def test_hooks_on_every_module_run_in_every_mode(variant, bf16):
     for mode in MODES:

@@ -50,6 +50,7 @@ def random_config(draw):
     return ResNetConfig(**fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))])
 def test_predicted_peaks_are_those_of_real_steps(seed):
     check_peaks(seed)
@@ -83,7 +84,10 @@ def every_choice(depths):
     return itertools.product(("none", "block"), *per_stage)
 
 
-@pytest.mark.parametrize("depths", [(1,), (2, 2), (3, 2), (2, 1, 3), (4, 3), (2, 2, 2, 2)])
+@pytest.mark.parametrize(
+    "depths",
+    [(1,), (2, 2), *(pytest.param(d, marks=pytest.mark.slow) for d in [(3, 2), (2, 1, 3), (4, 3), (2, 2, 2, 2)])],
+)
 @pytest.mark.parametrize("preact", [False, True])
 def test_the_choice_is_that_of_an_exhaustive_search(depths, preact):
     widths = (16, 32, 64, 128)[: len(depths)]
@@ -100,6 +104,7 @@ def test_the_choice_is_that_of_an_exhaustive_search(depths, preact):
         assert seconds == pytest.approx(min(s for p, s in every if p <= budget), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_every_budget_of_a_deep_network_is_met_and_no_uniform_mode_that_fits_is_faster():
     torch.manual_seed(0)
     model, size, batch = create("resnet152", num_classes=10, width=0.25), (64, 64), 4
@@ -153,6 +158,7 @@ def test_parts_are_timed_and_those_that_are_alike_once(fields):
     assert all(part["none"][0] > part["first"][0] for part in (other, head))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("computes", [True, False])
 def test_parts_are_timed_in_fp32_where_the_device_computes_no_bf16(computes, monkeypatch):
     from residuum import devices
@@ -173,6 +179,7 @@ def test_parts_are_timed_in_fp32_where_the_device_computes_no_bf16(computes, mon
     assert ({images for _, images in used} == {torch.float32}) is not computes
 
 
+@pytest.mark.slow
 def test_planning_leaves_the_model_and_the_random_numbers_alone():
     model = recompute(create("resnet18", num_classes=10), "block")
     before, state, forward = [p.clone() for p in model.parameters()], torch.get_rng_state(), model.layer1[0].forward
@@ -261,6 +268,7 @@ def test_the_command_shows_choice_frontier_and_largest_batch(command, tmp_path):
     assert "<svg" in picture.read_text()
 
 
+@pytest.mark.slow
 def test_training_within_a_budget_gives_the_same_weights(command, tmp_path):
     weights = []
     for name, options in (("plain", ()), ("lean", ("--memory", "30GB"))):

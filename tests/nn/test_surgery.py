@@ -41,6 +41,7 @@ def test_torchvisions_feature_extractor_takes_any_level():
             assert feature.shape == (2, info.channels, -(-33 // info.stride), -(-37 // info.stride))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

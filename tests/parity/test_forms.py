@@ -18,6 +18,7 @@ QUICK = [
     "timm:resnetv2_18d", "timm:resnetv2_50t", "timm:resnetv2_50d_gn", "timm:resnetv2_50x1_bit",
     *(form.name for form in FORMS if form.name.startswith("hf:")), "detectron2:r50", "detectron2:r50-v1.5",
 ]  # fmt: skip
+FIRST = ["timm:seresnet18", "timm:resnetv2_18d", "hf:bottleneck-inside", "detectron2:r50"]
 SLOW = ["timm:senet154", "detectron2:x101-32x8d"]
 
 
@@ -40,13 +41,16 @@ def test_names_and_shapes_go_in_and_out(form):
     assert {k: v.shape for k, v in written.items()} == {k: v.shape for k, v in peer.items()}
 
 
-@pytest.mark.parametrize("name", QUICK + [pytest.param(name, marks=pytest.mark.slow) for name in SLOW])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for name in QUICK + SLOW]
+)
 def test_same_logits_and_input_gradients(name):
     form = next(form for form in FORMS if form.name == name)
     size = (64, 96) if form.even else (65, 81)
     assert max(compare(form, size)) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnetv2_18", "hf:bottleneck-inside", "detectron2:r50"])
 def test_the_peer_loads_what_we_write(name):
     form = next(form for form in FORMS if form.name == name)
@@ -59,6 +63,7 @@ def test_the_peer_loads_what_we_write(name):
         assert torch.allclose(ours(x), getattr(out, "logits", out), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm:resnet26t", "timm:resnetv2_50x1_bit", "hf:basic", "detectron2:r50"])
 def test_there_and_back_again_is_the_same(name):
     form = next(form for form in FORMS if form.name == name)

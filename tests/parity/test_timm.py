@@ -20,15 +20,16 @@ def test_most_of_timms_residual_networks_are_presets():
         ("resnet34d", (97, 113)),  # deep stem, averaged shortcut
         ("resnet26t", (97, 113)),  # tiered stem
         ("resnet50c", (64, 64)),  # deep stem, convolved shortcut
-        ("resnetrs50", (97, 113)),  # strided convolution in the stem, SE of ratio 1/4
         ("seresnet18", (97, 113)),
         ("ecaresnetlight", (97, 113)),
-        ("seresnext26t_32x4d", (64, 64)),
-        ("resnet50_gn", (64, 64)),
         ("resnetblur18", (97, 113)),
-        ("resnetblur50d", (64, 64)),
-        ("resnetaa50d", (64, 64)),  # timm itself fails where the size is odd: its average pool rounds down
-        ("resnetaa34d", (96, 160)),
+        pytest.param("resnetrs50", (97, 113), marks=pytest.mark.slow),  # strided convolution in the stem, SE of 1/4
+        pytest.param("seresnext26t_32x4d", (64, 64), marks=pytest.mark.slow),
+        pytest.param("resnet50_gn", (64, 64), marks=pytest.mark.slow),
+        pytest.param("resnetblur50d", (64, 64), marks=pytest.mark.slow),
+        # timm itself fails where the size is odd: its average pool rounds down
+        pytest.param("resnetaa50d", (64, 64), marks=pytest.mark.slow),
+        pytest.param("resnetaa34d", (96, 160), marks=pytest.mark.slow),
     ],
 )
 def test_same_logits(name, size):

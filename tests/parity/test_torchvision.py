@@ -20,7 +20,7 @@ def pair(name, **theirs):
     return peer, create(name, num_classes=10)
 
 
-QUICK = ("resnet18", "resnet50", "resnext50_32x4d")
+QUICK = ("resnet18", "resnext50_32x4d")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,7 @@ def test_features_are_those_of_the_feature_extractor():
         assert feature.shape[1] == info.channels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("output_stride", "flags"), [(16, (False, False, True)), (8, (False, True, True))])
 def test_output_stride_dilates_as_torchvision_does(output_stride, flags):
     torch.manual_seed(0)

@@ -134,6 +134,7 @@ def test_the_first_process_alone_prints(tmp_path):
     assert Run(tmp_path / "run").read()[0].norm_batch == 128
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -205,6 +206,7 @@ ENDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ENDS)
 def test_what_fails_in_one_process_is_raised_in_all_and_what_was_saved_stays(tmp_path, how):
     kind, says, place = ENDS[how]
@@ -232,6 +234,7 @@ def begun(folder, seconds=30.0):
     return (folder / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_is_named_by_the_others(tmp_path, victim):
     with started(2, endless, tiny(norm_batch=128, epochs=1000), tmp_path / "run") as running:
@@ -246,6 +249,7 @@ def test_a_process_that_dies_is_named_by_the_others(tmp_path, victim):
     assert error.speaker == 1 - victim
 
 
+@pytest.mark.slow
 def test_a_signal_to_any_process_stops_all_at_one_step(tmp_path):
     with started(2, endless, tiny(norm_batch=128, epochs=1000), tmp_path / "run") as running:
         assert begun(tmp_path / "run")

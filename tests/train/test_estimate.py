@@ -41,6 +41,7 @@ def test_memory_counts_what_a_step_keeps(found):
     assert kept < found.memory < 2 * kept
 
 
+@pytest.mark.slow
 def test_a_budget_is_what_a_step_is_made_to_fit(found):
     assert estimate(tiny(), Execution(memory="100GB")).memory <= found.memory
 

@@ -242,6 +242,7 @@ def test_thawed_parts_learn_again_with_every_optimizer(weights, image_folder, tm
     assert all(part == {True} for part in found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "after", [pytest.param(3, marks=pytest.mark.slow), 9]
 )  # six steps an epoch: frozen, and thawed

@@ -41,6 +41,7 @@ def test_the_dearest_operations_are_told_and_all_are_in_the_table(profiled):
     assert [line.strip() for line in lines[lines.index(told) + 1 :]][:9] == [line.strip() for line in table[:9]]
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_before_has_a_profile_of_what_there_was(tmp_path):
     text = io.StringIO()
     fit(tiny(epochs=2), out=tmp_path / "run", callbacks=[console(text)], profile=1000)

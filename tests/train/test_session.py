@@ -138,6 +138,7 @@ def untimed(row):
     return {name: value for name, value in row.items() if not name.startswith(("seconds", "images_per_second"))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 5, 6])  # five steps an epoch: within, at the end, in the next
 def test_wherever_it_is_stopped(tmp_path, each_step, after):
     recipe = tiny(precision="bf16", **{"average.window": 0.3})
@@ -484,6 +485,7 @@ WAYS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way", ["weighted", *(pytest.param(w, marks=pytest.mark.slow) for w in WAYS if w != "weighted")]
 )
@@ -511,6 +513,7 @@ def test_a_run_goes_on_with_more_epochs_and_says_what_that_means(finished, tmp_p
     assert [entry.get("epochs") for entry in json.loads((path / "environment.json").read_text())] == [None, 3]
 
 
+@pytest.mark.slow
 def test_where_schedules_do_not_know_the_length_of_the_run_more_epochs_are_as_if_there_had_always_been_more(tmp_path):
     recipe = tiny(epochs=1, **{"schedule.name": "constant", "schedule.warmup": 0.0})
     fit(recipe, out=tmp_path / "short", callbacks=[])
@@ -521,6 +524,7 @@ def test_where_schedules_do_not_know_the_length_of_the_run_more_epochs_are_as_if
     assert "1 before, 2 now; what was done is as it would have been" in text.getvalue()
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_best_epoch_on_val_are_kept_over_a_stop(tmp_path, each_step):
     recipe = tiny(epochs=4, **{"schedule.name": "constant", "schedule.warmup": 0.0, "optimizer.lr": 1.0})
     whole = fit(recipe, out=tmp_path / "whole", callbacks=[])
@@ -566,6 +570,7 @@ def test_a_folder_with_something_else_in_it_is_not_begun_anew(finished, tmp_path
     assert (tmp_path / "run" / "thesis.txt").read_text() == "work"
 
 
+@pytest.mark.slow
 def test_the_digest_of_the_data_is_a_function_of_seed_and_epoch_alone(finished, tmp_path):
     fit(tiny(epochs=2, norm_batch=64, **{"optimizer.lr": 0.2}), out=tmp_path / "other", callbacks=[])
     fit(tiny(epochs=2, seed=1), out=tmp_path / "seed", callbacks=[])

@@ -120,6 +120,7 @@ def finished_rows(path):
     return file.read_text().splitlines() if file.exists() else []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tensorboard")
 def test_a_file_that_is_cut_off_is_gone_on_from(tmp_path):
     path = tmp_path / "run"

@@ -314,6 +314,7 @@ def test_torchvisions_files_are_checked_and_can_be_placed(torchvisions, monkeypa
     assert model.preprocessing.crop == 224 / 256
 
 
+@pytest.mark.slow
 def test_torchvisions_categories_and_transforms_travel_through_convert(torchvisions, monkeypatch, tmp_path):
     torch.save(create("resnet18").state_dict(), torchvisions)
     monkeypatch.setattr(hubs, "_sha256", lambda path: "f37072fd" + 56 * "0")

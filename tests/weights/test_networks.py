@@ -253,6 +253,7 @@ def test_loading_changes_neither_the_source_nor_shares_its_tensors():
         assert torch.equal(weights["conv1.weight"], source.conv1.weight)
 
 
+@pytest.mark.slow
 def test_a_wrapped_network_is_loaded_into():
     source = network()
     for wrap in (torch.nn.DataParallel, AveragedModel, torch.compile):

@@ -102,6 +102,7 @@ def test_what_timm_has_not_says_so_and_comes_back_all_the_same(tmp_path, name, f
     assert "timm" not in (tmp_path / "net" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_just_the_presets_that_timm_has_are_said_to_be_timms():
     timm = pytest.importorskip("timm")
     theirs = {name for module in ("resnet", "resnetv2") for name in timm.list_models(module=module)}
@@ -332,6 +333,7 @@ def test_a_branch_and_a_pull_request_are_asked_for_by_the_mixins_names(hub, monk
     assert (asked["repo_id"], asked["revision"], asked["create_pr"]) == ("owner/net", "next", True)
 
 
+@pytest.mark.slow
 def test_a_runs_folder_is_pushed_with_its_recipe(hub, tmp_path, command):
     assert command("train", "--epochs", 1, "--model.width", 0.25, "--out", tmp_path / "run").code == 0
     assert command("convert", tmp_path / "run", tmp_path / "net", "--to", "hub", "--push", "owner/net").code == 0
