@@ -49,3 +49,9 @@ class Preprocessing:
         if missing:
             raise ConfigError(f"preprocessing does not say {', '.join(missing)}")
         return cls(**values)
+
+
+# Of the 1.28 million training images, by which torchvision, timm and most others normalise.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# 224x224 pixels cut from the middle of an image whose shorter side is scaled to 256: torchvision's IMAGENET1K_V1.
+IMAGENET = Preprocessing(3, (224, 224), IMAGENET_MEAN, IMAGENET_STD, 0.875)

@@ -190,6 +190,7 @@ def test_a_run_that_was_stopped_goes_on_by_the_line_that_it_prints(command, stop
     monkeypatch.chdir(tmp_path)
     result = command("train", "--resume", "run", "--workers", 0, "--lr", tiny().optimizer.lr)
     assert result.code == 0
+    assert re.search(r"resumed +after (step \d+ of \d+ in )?epoch \d+ of 2", result.out)
     assert re.search(r"val accuracy [\d.]+ %, test accuracy [\d.]+ % after 2 epochs", result.out)
     assert "residuum predict run IMAGE" in result.out
 

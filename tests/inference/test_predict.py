@@ -149,7 +149,11 @@ def test_what_cannot_be_is_refused_before_any_image_is_read(model, tmp_path):
     save(without(model, preprocessing=None), tmp_path / "x.safetensors")
     wrong = [
         (WeightsError, "no weights file", lambda: predict(tmp_path / "nowhere", "x.png")),
-        (WeightsError, "does not say its classes and preprocessing", lambda: predict(tmp_path / "x.safetensors", "x")),
+        (
+            WeightsError,
+            "does not say its preprocessing; write weights",
+            lambda: predict(tmp_path / "x.safetensors", "x"),
+        ),
         (WeightsError, "does not say its classes", lambda: predict(without(model, classes=None), "x.png")),
         (DataError, "no image was given", lambda: predict(model, [])),
         (ConfigError, "top is 0; it must be at least 1", lambda: predict(model, "x.png", top=0)),

@@ -1,13 +1,18 @@
 """Weights of others: what is adapted, what is reported, what is refused, and that a refusal changes nothing."""
 
+import dataclasses
+import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from tests.networks import scramble
 
 from residuum import ResNetConfig, WeightsError, create, load_weights, save
+from residuum.preprocessing import IMAGENET
 from residuum.weights.converting import convert, inspect
 from residuum.weights.files import load, read_checkpoint
 
@@ -200,6 +205,54 @@ def test_hugging_face_reads_the_folder_that_is_written(tmp_path):
     assert convert(tmp_path / "hf", tmp_path / "back.safetensors", "residuum") == config
     with pytest.raises(WeightsError, match="exists already"):
         convert(tmp_path / "net.safetensors", tmp_path / "hf", "hf")
+
+
+def test_weights_that_say_nothing_of_their_images_get_it_said_and_predict(command, refused, tmp_path):
+    theirs, net = tmp_path / "theirs.pth", tmp_path / "net.safetensors"
+    torch.save(create("resnet18", num_classes=3, width=0.25).state_dict(), theirs)
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    assert "--classes names.txt --preprocessing imagenet" in refused("predict", theirs, tmp_path / "a.png")
+    (tmp_path / "names.txt").write_text("cat\ndog\n\nowl\n")
+    words = ("--preprocessing", "imagenet", "--classes", tmp_path / "names.txt")
+    assert command("convert", theirs, net, *words).code == 0
+    assert load(net).preprocessing == IMAGENET
+    assert load(net).classes == ("cat", "dog", "owl")
+    assert "owl" in command("predict", net, tmp_path / "a.png").out
+
+    other = dataclasses.replace(IMAGENET, image_size=(64, 64), interpolation="bicubic")
+    (tmp_path / "how.json").write_text(json.dumps(other.to_dict()))
+    convert(theirs, tmp_path / "two.safetensors", "residuum", preprocessing=str(tmp_path / "how.json"))
+    convert(theirs, tmp_path / "three.safetensors", "residuum", preprocessing=str(tmp_path / "two.safetensors"))
+    assert load(tmp_path / "three.safetensors").preprocessing == other
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("net.pt --preprocessing imagenet", "has no place for classes and preprocessing"),
+        ("hub --to hub --preprocessing imagenet", "write them to a .safetensors file"),
+        ("net.safetensors --preprocessing theirs.pth", "does not say its preprocessing itself"),
+        ("net.safetensors --preprocessing none.json", "cannot be read"),
+        ("net.safetensors --preprocessing half.json", "'half.json': preprocessing does not say image_size"),
+        ("net.safetensors --preprocessing no.json", "'no.json': "),
+        ("net.safetensors --classes imagenet", "there are 1000 names of classes, but the network has 3"),
+        ("net.safetensors --classes none.txt", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_said_of_weights_is_refused_and_nothing_written(refused, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    torch.save(create("resnet18", num_classes=3, width=0.25).state_dict(), "theirs.pth")
+    Path("half.json").write_text('{"channels": 3}')
+    Path("no.json").write_text("{")
+    before = sorted(tmp_path.iterdir())
+    assert says in refused("convert", "theirs.pth", *words.split())
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_grey_networks_have_no_preprocessing_of_imagenet(tmp_path):
+    save(create("resnet18", num_classes=3, width=0.25, in_channels=1), tmp_path / "grey.safetensors")
+    with pytest.raises(WeightsError, match="imagenet is of 3 channels, but the network takes 1"):
+        convert(tmp_path / "grey.safetensors", tmp_path / "x.safetensors", "residuum", preprocessing="imagenet")
 
 
 def test_inspect_says_layout_preset_parameters_precision_and_nans(command, tmp_path):

@@ -26,6 +26,13 @@ class Convert:
     to: Literal["residuum", "torchvision", "timm", "hf", "detectron2", "hub"] = "residuum"
     # name of the network that is meant, where a file holds several (default the only one)
     prefix: str | None = None
+    # what happens to images before the network, for weights that do not say it: imagenet (224x224 pixels cut from the
+    # middle of 256, ImageNet's mean and deviation), or weights, a run or a reference whose own it is, or a JSON file of
+    # the fields; written into .safetensors of residuum and folders of hf
+    preprocessing: Annotated[str | None, tyro.conf.arg(metavar="imagenet|SOURCE|FILE.json")] = None
+    # imagenet for the names of its 1,000 classes, or a text file with the name of a class on each line, in the order of
+    # the logits; written as preprocessing is
+    classes: Annotated[str | None, tyro.conf.arg(metavar="imagenet|FILE")] = None
     # for hub: evaluation.json of 'residuum evaluate', whose figures go into the card; none where left out
     metrics: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     # for hub: repository to upload the folder to, made private where it is not there; not uploaded where left out
@@ -42,6 +49,11 @@ def run(command: Convert, console: Console) -> int:
     if command.to == "hub":
         from residuum.weights.pretrained import publish
 
+        if command.preprocessing is not None or command.classes is not None:
+            raise ConfigError(
+                "a folder of the hub gets what its weights say; write them to a .safetensors file with --preprocessing "
+                "and --classes first, and convert that"
+            )
         config, address = publish(
             command.source, command.target, prefix=command.prefix, metrics=command.metrics, repository=command.push
         )
@@ -50,7 +62,10 @@ def run(command: Convert, console: Console) -> int:
     else:
         if command.metrics is not None or command.push is not None:
             raise ConfigError("--metrics and --push are for a folder of the hub; add --to hub, or leave them out")
-        config = convert(command.source, command.target, command.to, prefix=command.prefix)
+        config = convert(
+            command.source, command.target, command.to, prefix=command.prefix,
+            preprocessing=command.preprocessing, classes=command.classes,
+        )  # fmt: skip
     line = f"in the layout of {command.to}: depth {config.depth}, {config.num_classes} classes"
     console.print(Text(f"written: {shown(command.target)}, {line}"), soft_wrap=True)
     if command.to == "detectron2":

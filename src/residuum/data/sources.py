@@ -19,11 +19,10 @@ from residuum.data.preparing import evaluation_transform, normalise
 from residuum.data.reading import decoded
 from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError, DataError, first_line, quoted
-from residuum.preprocessing import Preprocessing
+from residuum.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 __all__ = ["Dataset", "Split", "evaluation_transform", "normalise", "open_dataset", "read_image"]
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROP = 0.875  # of photographs in evaluation: the centre that 224 of 256 pixels show
 
 

@@ -77,7 +77,7 @@ def evaluate(
     if classes is None:
         raise WeightsError(
             f"{network.what} does not say its classes, and its {network.outputs} outputs are not the "
-            f"{len(subject.classes)} classes of the data; use weights that 'residuum train' or 'convert' wrote"
+            f"{len(subject.classes)} classes of the data; name them by 'residuum convert ... --classes names.txt'"
         )
     labelled = Split(subject.split.images, _labels(subject, classes))
     set_up(pick_device(how.device))

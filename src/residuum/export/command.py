@@ -30,6 +30,7 @@ from residuum.files import cache_folder
 from residuum.inference.answering import loaded
 from residuum.nn.resnet import ResNet
 from residuum.presets import PRESETS, usual_image_size
+from residuum.weights.converting import unsaid
 
 IMAGES = 64  # of a folder or a test split that are compared
 
@@ -135,7 +136,7 @@ def _images(request: Request, model: ResNet) -> tuple[list[Tensor], str]:
     channels = model.config.in_channels
     if channels not in (1, 3) or model.preprocessing is None:
         if request.images is not None:
-            raise ConfigError("--images are decoded and scaled for the network, which does not say its preprocessing")
+            raise unsaid(request.source, "preprocessing")
         return [], "made-up images"
     if request.images is not None:
         return _of_folder(request.images, channels), quoted(str(request.images))
@@ -158,7 +159,7 @@ def _data_of_run(source: str, channels: int) -> tuple[Dataset, str]:
 def _quantized(request: Request, model: ResNet, say: Callable[[str], None]) -> Quantized:
     """The network in integers: ranges by training images or a folder's, judged on the run's test or val split."""
     if model.preprocessing is None:
-        raise ConfigError("the network does not say how images are preprocessed, which int8 needs to know")
+        raise unsaid(request.source, "preprocessing")
     channels, how = model.config.in_channels, model.preprocessing
     try:
         dataset, path = _data_of_run(request.source, channels)

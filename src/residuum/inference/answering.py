@@ -16,6 +16,7 @@ from residuum.inference.surgery import copied, hooked
 from residuum.nn.resnet import ResNet
 from residuum.preprocessing import Preprocessing
 from residuum.runtimes.exported import Exported, Runtime, is_exported, opened
+from residuum.weights.converting import unsaid
 from residuum.weights.files import load
 
 BATCH = 8  # images that an engine is made ready for where nothing is asked for
@@ -82,8 +83,9 @@ def answering(
     if runtime not in ("auto", "torch"):
         raise ConfigError(f"runtime {quoted(runtime)} runs exported files, and {what} is none; leave it out")
     model = source if isinstance(source, ResNet) else loaded(source).to(pick_device(device))
-    if model.preprocessing is None or (model.classes is None and names_classes and not features):
-        raise _silent(what, names_classes and not features)
+    unnamed = model.classes is None and names_classes and not features
+    if model.preprocessing is None or unnamed:
+        raise unsaid(source, *["classes"] * unnamed, *["preprocessing"] * (model.preprocessing is None))
     preprocessing = model.preprocessing if image_size is None else replace(model.preprocessing, image_size=image_size)
     if features:
         model = copied(model)
@@ -102,13 +104,6 @@ def answering(
         what, model.classes or (), preprocessing, model.several_classes, model.config.num_classes, fast.precision,
         _lanes(fast) if engine == "eager" else 1, evaluation_transform(preprocessing), answer,
     )  # fmt: skip
-
-
-def _silent(what: str, names_classes: bool) -> WeightsError:
-    return WeightsError(
-        f"{what} does not say its {'classes and ' if names_classes else ''}preprocessing; use weights that 'residuum "
-        "train' saved or a hub's, or set them: model.classes, model.preprocessing"
-    )
 
 
 def loaded(source: str | Path) -> ResNet:
@@ -147,7 +142,8 @@ def _exported(
     exported = opened(source, runtime=runtime, threads=max(1, torch.get_num_threads() // lanes) if onnx else None)
     preprocessing = exported.preprocessing
     if preprocessing is None or (exported.classes is None and names_classes):
-        raise _silent(what, names_classes)
+        lacking = "preprocessing" if preprocessing is None else "classes"
+        raise WeightsError(f"{what} was exported without its {lacking}; export it again from weights that say them")
 
     def answer(pixels: Tensor) -> Tensor:
         return exported(pixels.permute(0, 2, 3, 1))

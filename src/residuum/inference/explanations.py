@@ -29,6 +29,7 @@ from residuum.inference.explain import TOGETHER, TOP, Classes, Explanation, Meth
 from residuum.nn.resnet import ResNet
 from residuum.report.pictures import SMALLEST, Picture, Scale, draw_maps, draw_sheet, enlarged, overlaid, words
 from residuum.runtimes.exported import RUNTIMES
+from residuum.weights.converting import unsaid
 
 SHEET = 24  # images on the sheet
 COLUMNS = 6
@@ -64,9 +65,7 @@ def explain_files(
         raise WeightsError(f"{quoted(str(source))} was exported and has no gradients; give the run or its weights")
     model = source if isinstance(source, ResNet) else loaded(source).to(pick_device(device))
     if model.preprocessing is None:
-        raise WeightsError(
-            f"{quoted(str(source))} does not say its preprocessing; use weights that 'residuum train' saved or a hub's"
-        )
+        raise unsaid(source, "preprocessing")
     check_method(method, stage, model)
     with torch.inference_mode(False), torch.no_grad():
         network = ready(model)

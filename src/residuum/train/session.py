@@ -480,6 +480,9 @@ def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
         lines["batches"] = full_batches(len(dataset.train.labels), recipe.batch_size, job.train.left_out_per_epoch)
     lines["run"] = str(run.path)
     progress = state.progress
+    if progress.epoch or progress.step:
+        within = f"step {progress.step} of {len(job.train)} in epoch {progress.epoch + 1}"
+        lines["resumed"] = f"after {within if progress.step else f'epoch {progress.epoch}'} of {recipe.epochs}"
     for callback in callbacks:
         for image in dataset.skipped:
             callback.say("left out", image)

@@ -1,7 +1,7 @@
 """From file to file, in the layouts of other libraries; and a look into a file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from residuum.config import ResNetConfig
-from residuum.errors import WeightsError, quoted
-from residuum.files import write_text, write_whole
-from residuum.preprocessing import Preprocessing
+from residuum.errors import ConfigError, WeightsError, quoted
+from residuum.files import read_text, write_text, write_whole
+from residuum.preprocessing import IMAGENET, Preprocessing
 from residuum.weights.checkpoint import State, expected_state, finite, unlike
 from residuum.weights.detection import fitting_presets, infer_config
 from residuum.weights.files import fit_whole, read_checkpoint, write_ours
 from residuum.weights.layouts import LAYOUTS, check_layout, rename, to_theirs
-from residuum.weights.published import hugging_face_config, hugging_face_processor
+from residuum.weights.published import check_classes, hugging_face_config, hugging_face_processor, imagenet_classes
 from residuum.weights.reading import shown
 
 TARGETS = ("residuum", "torchvision", "timm", "hf", "detectron2")
@@ -76,12 +76,26 @@ def inspect(source: object, *, prefix: str | None = None) -> Inspection:
     )
 
 
-def convert(source: object, target: str | Path, to: str, *, prefix: str | None = None) -> ResNetConfig:
+def convert(
+    source: object,
+    target: str | Path,
+    to: str,
+    *,
+    prefix: str | None = None,
+    preprocessing: Preprocessing | str | None = None,
+    classes: Sequence[str] | str | Path | None = None,
+) -> ResNetConfig:
     """Write the weights of a source in the layout of another library; gives the config that was found.
 
     `to` is residuum, torchvision, timm, hf or detectron2. `target` ends in .safetensors, .pt or .pth; for hf it may be
     a folder, which `from_pretrained` reads. Classes and preprocessing go along where the target can say them: into a
-    file of residuum, and into a folder for hf. Raises `WeightsError`.
+    .safetensors file of residuum, and into a folder for hf.
+
+    A state dict says neither. `preprocessing` is what its images went through: "imagenet" for what torchvision's
+    reference script and most others do (224x224 pixels cut from the middle of 256, ImageNet's mean and deviation,
+    bilinear), a JSON file of the fields of `Preprocessing`, or any other source of weights whose own is taken.
+    `classes` are the names, "imagenet" for its 1,000, or a text file with a name on each line. Raises `WeightsError`
+    and `ConfigError`.
     """
     target = Path(target)
     if to not in TARGETS:
@@ -89,23 +103,30 @@ def convert(source: object, target: str | Path, to: str, *, prefix: str | None =
     folder = to == "hf" and target.suffix == ""
     if not folder and target.suffix not in (".safetensors", ".pt", ".pth"):
         raise WeightsError(f"{shown(target)} does not end in .safetensors, .pt or .pth; name the file so")
+    told = preprocessing is not None or classes is not None
+    if told and not folder and (to, target.suffix) != ("residuum", ".safetensors"):
+        raise WeightsError(
+            f"{shown(target)} has no place for classes and preprocessing; they go into a .safetensors file of "
+            "residuum, or into a folder for hf"
+        )
     checkpoint = read_checkpoint(source, prefix=prefix)
     config, where = checkpoint.config, checkpoint.source
     ours = fit_whole(checkpoint.tensors, checkpoint.layout, config, where).state
     for name in expected_state(config, checkpoint.tensors, where):
         if name not in ours:  # a counter, which frozen norms do not have
             ours[name] = torch.tensor(0)
-    classes, preprocessing = checkpoint.classes, checkpoint.preprocessing
-    classes = classes if len(classes or ()) == config.num_classes else None
-    preprocessing = preprocessing if preprocessing and preprocessing.channels == config.in_channels else None
+    names = check_classes(_names(classes), config) if classes is not None else checkpoint.classes
+    names = names if len(names or ()) == config.num_classes else None
+    how = _preprocessing(preprocessing, config) if preprocessing is not None else checkpoint.preprocessing
+    how = how if how and how.channels == config.in_channels else None
     if to == "residuum" and target.suffix == ".safetensors":
         extra = {"several_classes": True} if checkpoint.several_classes else {}
-        write_ours(ours, config, target, classes, preprocessing, extra)
+        write_ours(ours, config, target, names, how, extra)
         return config
     state = in_layout(ours, config, to) if to != "residuum" else ours
     if folder:
         _start_folder(target)
-        target = _hugging_face_folder(target, config, classes, preprocessing)
+        target = _hugging_face_folder(target, config, names, how)
     if target.suffix == ".safetensors":
         content = to_bytes({name: value.contiguous() for name, value in state.items()}, {"format": "pt"})
         write_whole(target, lambda partial: partial.write_bytes(content), WeightsError)
@@ -115,6 +136,49 @@ def convert(source: object, target: str | Path, to: str, *, prefix: str | None =
         }  # a view would be saved with all its file
         write_whole(target, lambda partial: torch.save(plain, partial), WeightsError)
     return config
+
+
+def unsaid(source: object, *lacking: str) -> WeightsError:
+    """The refusal of weights that do not say their classes or preprocessing, with the way to weights that do."""
+    if not isinstance(source, str | Path):
+        wanted = " and ".join(f"model.{name}" for name in lacking)
+        return WeightsError(f"the network does not say its {' and '.join(lacking)}; set {wanted}")
+    flags = {"classes": "--classes names.txt", "preprocessing": "--preprocessing imagenet"}
+    return WeightsError(
+        f"{quoted(str(source), 200)} does not say its {' and '.join(lacking)}; write weights that do: "
+        f"residuum convert FILE net.safetensors {' '.join(flags[name] for name in lacking)}"
+    )
+
+
+def _names(classes: Sequence[str] | str | Path) -> Sequence[str]:
+    """Names as they are, ImageNet's, or the lines of a text file."""
+    if not isinstance(classes, str | Path):
+        return classes
+    if classes == "imagenet":
+        return imagenet_classes()
+    return [line.strip() for line in read_text(Path(classes), WeightsError).splitlines() if line.strip()]
+
+
+def _preprocessing(given: Preprocessing | str, config: ResNetConfig) -> Preprocessing:
+    """What `convert` was given, as data that fits the network; raises `WeightsError` and `ConfigError`."""
+    if given == "imagenet":
+        if config.in_channels != 3:
+            raise WeightsError(f"imagenet is of 3 channels, but the network takes {config.in_channels}")
+        found: Preprocessing | None = IMAGENET
+    elif isinstance(given, str) and given.endswith(".json"):
+        try:
+            found = Preprocessing.from_dict(json.loads(read_text(Path(given), WeightsError)))
+        except (json.JSONDecodeError, ConfigError) as error:
+            raise WeightsError(f"{quoted(given)}: {error}") from None
+    else:
+        found = read_checkpoint(given).preprocessing if isinstance(given, str) else given
+    if found is None:
+        raise WeightsError(f"{quoted(given)} does not say its preprocessing itself; give imagenet, or a JSON file")
+    if found.channels != config.in_channels:
+        raise WeightsError(
+            f"the preprocessing is of {found.channels} channels, but the network takes {config.in_channels}"
+        )
+    return found
 
 
 def _start_folder(target: Path) -> None:
