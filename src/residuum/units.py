@@ -25,6 +25,16 @@ def parse_size(text: str | int) -> int:
     return int(size)
 
 
+def show_budget(asked: str | int) -> str:
+    """A budget in the unit in which it was asked for, and in bytes by thousands: 7.5 GiB (8.05 GB), 8.00 GB."""
+    size = parse_size(asked)
+    unit = re.search(r"([kmgt])i", str(asked), re.IGNORECASE)
+    if unit is None:
+        return show_size(size)
+    prefix = unit[1].upper() + "i"
+    return f"{size / _UNITS[prefix.lower()]:g} {prefix}B ({show_size(size)})"
+
+
 def show_size(size: float, *, enough: bool = False) -> str:
     """Bytes as people write them, in the unit that `parse_size` reads: 1.23 GB; rounded up to be `enough`."""
     unit = next((u for u in ("T", "G", "M", "k") if size >= _UNITS[u.lower()]), "")

@@ -163,12 +163,20 @@ def test_a_dry_run_prints_what_would_be_and_writes_nothing(command, tmp_path, mo
     for topic, pattern in {
         "steps": r"\d+ an epoch, \d+ in all", "lr": r"0\.1 at step 1",
         "time": r"\d+ s in all, [\d.]+ ms a step, of which \d+% wait",
-        "memory": r"[\d.]+ MB for a step's tensors", "computing": "cpu, fp32",
+        "memory": r"[\d.]+ MB for a step's tensors, with \d+ images at once$", "computing": "cpu, fp32",
     }.items():  # fmt: skip
         assert re.search(rf"^{topic} +.*{pattern}", result.out, re.MULTILINE), topic
     assert re.search(r"^ {11}[\u2581-\u2588]{5}$", result.out, re.MULTILINE)  # a block a step
     shown = result.out[result.out.index("epochs = ") : result.out.index("data       ")]
     assert Recipe.from_toml(shown) == recipe(*QUICK)
+
+
+def test_a_dry_run_within_a_budget_says_what_is_recomputed(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = " ".join(command("train", "--dry-run", *QUICK, "--memory", "100GiB").out.split())
+    said = r"MB of 100 GiB \(107.37 GB\) for a step's tensors, with \d+ images at once; nothing is recomputed"
+    assert re.search(said, shown)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_curve_is_of_digits_where_there_are_no_blocks():

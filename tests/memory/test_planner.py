@@ -8,8 +8,9 @@ import torch
 
 from residuum import ConfigError, ResNetConfig, create, freeze
 from residuum.memory import MODES, Live, Planner, Speed, plan, recompute
-from residuum.memory.planner import evaluate
-from residuum.units import parse_size, show_size
+from residuum.memory import planner as planning
+from residuum.memory.planner import evaluate, options_of
+from residuum.units import parse_size, show_budget, show_size
 
 SPEED = Speed(flops=4e11, bytes=2e10)
 
@@ -94,14 +95,77 @@ def test_the_choice_is_that_of_an_exhaustive_search(depths, preact):
     model = create(ResNetConfig(depths=depths, widths=widths, stem_width=16, num_classes=10, preact=preact))
     planner = Planner(model, image_size=(64, 64), speed=SPEED)
     steps = planner.steps(8)
-    every = [evaluate(steps, stem, modes) for stem, *modes in every_choice(depths)]
-    assert planner.least(8) == min(peak for peak, _ in every)
+    every = [(*evaluate(steps, stem, modes), cost(steps, stem, modes)) for stem, *modes in every_choice(depths)]
+    assert planner.least(8) == min(peak for peak, *_ in every)
     low, high = min(every)[0], max(every)[0]
     for budget in (low, low + 1, *(low + (high - low) * i // 7 for i in range(1, 8))):
         found = planner.plan(8, budget)
         peak, seconds = evaluate(steps, found.stem, found.modes)
         assert peak == found.peak <= budget
-        assert seconds == pytest.approx(min(s for p, s in every if p <= budget), rel=1e-12)
+        assert cost(steps, found.stem, found.modes) == pytest.approx(
+            min(c for p, _, c in every if p <= budget), rel=1e-12
+        )
+        assert seconds <= min(s for p, s, _ in every if p <= budget) * (1 + 1e-8), "margins only settle ties"
+
+
+def cost(steps, stem, modes):
+    return sum(option.seconds + option.margin for option in options_of(steps, stem, modes))
+
+
+def test_what_fits_recomputes_nothing_and_is_not_timed(monkeypatch):
+    def measure_times(*args):
+        raise AssertionError("timed")
+
+    monkeypatch.setattr(planning, "measure_times", measure_times)
+    model = create("cifar_resnet20", width=0.25)
+    planner = Planner(model, image_size=(32, 32))
+    plain = planner.uniform(4, "none")
+    assert (plain.slowdown, plain.share, plain.recomputes) == (1, 1, False)
+    assert planner.plan(4, plain.peak) == plan(model, 4, "1GB", image_size=(32, 32)) == plain
+    lean = Planner(model, image_size=(32, 32), speed=SPEED)
+    assert lean.plan(4, plain.peak) == plain
+    assert lean.plan(4, plain.peak - 1).recomputes
+
+
+def measured_with(monkeypatch, change):
+    """A planner of two stages whose times are said to be measured; `change` gives a mode's time over that of none."""
+
+    def measure_times(model, parts, *args):
+        return [
+            {mode: (0.0, line[1] * change(mode)) for mode, line in dict.fromkeys(part, part["none"]).items()}
+            for part in SPEED.times(parts)
+        ]
+
+    monkeypatch.setattr(planning, "measure_times", measure_times)
+    return Planner(create(ResNetConfig(depths=(2, 2), widths=(16, 32), num_classes=10)), image_size=(64, 64))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.2])
+def test_no_plan_with_less_recomputation_that_fits_is_as_fast(noise, monkeypatch):
+    draw = random.Random(0)
+    planner = measured_with(monkeypatch, lambda mode: 1 + noise * draw.uniform(-1, 1))
+    steps = planner.steps(8)
+
+    def ranks(stem, modes):
+        pairs = zip(modes, planner.depths, strict=True)
+        names = [stem, *itertools.chain(*((m,) * depth if isinstance(m, str) else m for m, depth in pairs))]
+        return [MODES.index(name) for name in names]
+
+    every = [(ranks(stem, modes), *evaluate(steps, stem, modes)) for stem, *modes in every_choice(planner.depths)]
+    least, most = planner.least(8), planner.uniform(8, "none").peak
+    for budget in torch.linspace(least, most, 12, dtype=torch.float64).ceil().long().tolist():
+        found = planner.plan(8, budget)
+        mine, seconds = ranks(found.stem, found.modes), evaluate(steps, found.stem, found.modes)[1]
+        for theirs, peak, other in every:
+            if peak <= budget and theirs != mine and all(a <= b for a, b in zip(theirs, mine, strict=True)):
+                assert other > seconds, (found, theirs)
+
+
+def test_more_recomputation_is_chosen_where_it_is_faster_beyond_noise(monkeypatch):
+    planner = measured_with(monkeypatch, {"none": 1, "first": 1, "selective": 2, "block": 1.3}.__getitem__)
+    found = planner.plan(8, planner.uniform(8, "none").peak - 1)
+    assert found.recomputes
+    assert all("selective" not in modes for modes in found.modes)
 
 
 @pytest.mark.slow
@@ -212,6 +276,15 @@ def test_compiled_the_partitioner_gets_the_plans_share():
 def test_sizes_are_read_as_people_write_them(text, size):
     assert parse_size(text) == size
     assert parse_size(show_size(size)) == pytest.approx(size, rel=0.01)
+    assert parse_size(show_budget(text).partition(" (")[0]) == pytest.approx(size, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("7.5GiB", "7.5 GiB (8.05 GB)"), (" 512mi ", "512 MiB (536.87 MB)"), ("8GB", "8.00 GB"), (8 * 10**9, "8.00 GB")],
+)
+def test_a_budget_is_said_in_the_unit_it_was_given_in(text, said):
+    assert show_budget(text) == said
 
 
 @pytest.mark.parametrize("text", ["16 gigs", "", "GB", "1e3GB", "8GBs", "0", "-4GB", "0.0GB"])
@@ -259,10 +332,38 @@ def test_the_command_line_refuses_in_one_sentence(refused, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def quickly(monkeypatch):
+    """Times are worked out, as a machine's are not asked for."""
+    monkeypatch.setattr(planning, "measure_times", lambda model, parts, *args: SPEED.times(parts))
+
+
+def test_the_command_says_first_that_a_network_fits(command, quickly):
+    shown = command("plan", "cifar_resnet20", "--batch-size", "8", "--memory", "1.5GiB", "--precision", "bf16").out
+    first, second, *rest = shown.splitlines()
+    assert first == "cifar_resnet20: batch size 8 in bf16 within 1.5 GiB (1.61 GB)"
+    assert second.startswith("fits without recomputation: a peak of ")
+    assert not any("layer1" in line for line in rest)
+    assert any(line.startswith("largest batch size within 1.5 GiB (1.61 GB): ") for line in rest)
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_the_command_plans_for_what_the_device_computes(computes, command, quickly, monkeypatch):
+    from residuum import devices
+
+    monkeypatch.setattr(devices, "_computes_bf16", lambda device: (computes, "for a reason"))
+    shown = command("plan", "cifar_resnet20", "--batch-size", "8", "--memory", "8.5MB").out
+    kind = "bf16" if computes else "fp32"
+    assert shown.startswith(f"cifar_resnet20: batch size 8 in {kind} within 8.50 MB\n")
+    assert f"Precision: {kind}, as for a reason" in " ".join(shown.split())
+    assert "fits without" not in shown and "layer3" in shown
+
+
 @pytest.mark.slow
 def test_the_command_shows_choice_frontier_and_largest_batch(command, tmp_path):
     picture = tmp_path / "plan.svg"
-    shown = command("plan", "resnet18", "--batch-size", "16", "--memory", "1GB", "--draw", str(picture)).out
+    budget = ("--batch-size", "16", "--memory", "400MB", "--precision", "fp32")
+    shown = command("plan", "resnet18", *budget, "--draw", str(picture)).out
     for words in ("layer4", "peak", "all stage", "chosen", "largest batch"):
         assert words in shown
     assert "<svg" in picture.read_text()

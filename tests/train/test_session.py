@@ -162,7 +162,7 @@ def test_from_another_folder_with_other_workers_and_memory(image_folder, tmp_pat
     text = io.StringIO()
     resume(tmp_path / "cut", execution=Execution(workers=0, memory="100GB"), callbacks=[console(text)])
     assert same(tmp_path / "whole", tmp_path / "cut")
-    assert "of 100GB" in text.getvalue()
+    assert "of 100.00 GB for a step" in " ".join(text.getvalue().split())
     assert Run(tmp_path / "cut").read()[1] == Execution(workers=0, memory="100GB")
 
 

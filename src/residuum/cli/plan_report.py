@@ -1,7 +1,6 @@
 """What the planner found, for people: what it chose, and time against memory as a table and as a picture."""
 
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
@@ -17,24 +16,23 @@ from residuum.memory.planner import Plan, Planner
 from residuum.units import show_size
 
 
-def in_words(plan: Plan) -> list[tuple[str, str]]:
-    """Each part and its modes: ("layer3", "block x 4, none x 2")."""
-    rows = [("stem", plan.stem)]
-    for number, modes in enumerate(plan.modes, 1):
-        runs = [(mode, len(list(same))) for mode, same in groupby([modes] if isinstance(modes, str) else modes)]
-        rows.append((f"layer{number}", ", ".join(f"{mode} x {count}" if count > 1 else mode for mode, count in runs)))
-    return rows
+def print_plan(
+    console: Console, planner: Planner, plan: Plan, name: str, *, room: int, budget: str, precision: str, why: str
+) -> None:
+    """The choice, its predicted peak and slowdown, the frontier with the uniform modes, the largest batch.
 
-
-def print_plan(console: Console, planner: Planner, plan: Plan, name: str, budget: int) -> None:
-    """The choice, its predicted peak and slowdown, the frontier with the uniform modes, the largest batch."""
-    say(console, Text(name, "bold"), f": batch size {plan.batch_size} within {show_size(budget)}")
-    chosen = figures_table("part", ())
-    chosen.add_column("recomputed")
-    for part, modes in in_words(plan):
-        chosen.add_row(part, modes)
-    show(console, chosen)
-    say(console, f"predicted: a peak of {show_size(plan.peak)}; a step takes {plan.slowdown:.3f} times as long")
+    `room` is the budget in bytes and `budget` the same in words; `why` says why it is this `precision`.
+    """
+    say(console, Text(name, "bold"), f": batch size {plan.batch_size} in {precision} within {budget}")
+    if plan.recomputes:
+        chosen = figures_table("part", ())
+        chosen.add_column("recomputed")
+        for part, modes in plan.in_words():
+            chosen.add_row(part, modes)
+        show(console, chosen)
+        say(console, f"predicted: a peak of {show_size(plan.peak)}; a step takes {plan.slowdown:.3f} times as long")
+    else:
+        say(console, f"fits without recomputation: a peak of {show_size(plan.peak)} (predicted); nothing is recomputed")
     console.print()
     table = figures_table("plan", ("peak", "time of a step"))
     table.add_column("")
@@ -47,11 +45,11 @@ def print_plan(console: Console, planner: Planner, plan: Plan, name: str, budget
         style = "bold" if label == "chosen" else None
         table.add_row(label, show_size(found.peak), f"{found.slowdown:.3f}", bar, style=style)
     show(console, table)
-    say(console, f"largest batch size within {show_size(budget)}: {planner.largest_batch(budget)}")
+    say(console, f"largest batch size within {budget}: {planner.largest_batch(room)}, recomputing what it takes")
     timed = ", from times in fp32, as this device computes no bf16" if planner.timed_in_fp32 else ""
     console.print(
         "The peak is of a step's tensors: parameters, gradients, optimizer state, images, activations. The time is "
-        f"predicted{timed}; 1 is a step without recomputation.",
+        f"predicted{timed}; 1 is a step without recomputation. Precision: {precision}, {why}.",
         style="dim",
     )
 

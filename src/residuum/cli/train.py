@@ -19,7 +19,6 @@ from residuum.train.loggers import Callback
 from residuum.train.recipe import Recipe, read_recipe, train_images
 from residuum.train.recipes import RECIPES
 from residuum.train.run import Run
-from residuum.units import show_size
 from residuum.validation import AtLeast
 
 Named = Annotated[str | None, tyro.conf.arg(name="model", metavar="PRESET")]
@@ -157,6 +156,7 @@ def _estimate(command: Train, console: Console, callbacks: Sequence[Callback]) -
     """Print what the run would be and take."""
     from residuum.train.estimate import estimate
     from residuum.train.loggers import duration
+    from residuum.train.session import memory_in_words
 
     found = estimate(command.recipe, command.execution, callbacks=callbacks, catalog=command.catalog)
     total = found.steps * found.recipe.epochs
@@ -170,7 +170,7 @@ def _estimate(command: Train, console: Console, callbacks: Sequence[Callback]) -
         "computing": found.computing,
         "time": f"{duration(found.seconds)} in all, {1000 * found.step_seconds:.1f} ms a step, of which "
         f"{found.waiting:.0%} waiting for data",
-        "memory": f"{show_size(found.memory)} for a step's tensors",
+        "memory": memory_in_words(found.memory, found.images, found.plan, command.execution.memory),
     }
     if found.begun_from is not None:
         lines = {"weights": found.begun_from} | lines

@@ -3,6 +3,8 @@
 A step's bytes at any moment are those there all the time, those that the parts before have kept, and those that the
 part at work needs. So the choice is a knapsack in which each part also has to fit when its turn comes; it is solved
 exactly, by going through the parts and holding on to every pair of bytes kept and time spent that no other beats.
+
+What fits as it is stays as it is. Else more recomputation has to save more time than a clock is sure of.
 """
 
 import math
@@ -10,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -17,16 +20,20 @@ import torch
 
 from residuum.devices import pick_device, timed_in
 from residuum.errors import ConfigError
-from residuum.memory.checkpointing import check_ours, recompute
+from residuum.memory.checkpointing import MODES, check_ours, recompute
 from residuum.memory.footprint import Affine, Footprint, StepPart, at, check_images, step_cost
 from residuum.memory.timing import Times, measure_times
 from residuum.nn.resnet import ResNet
-from residuum.units import parse_size, show_size
+from residuum.units import parse_size, show_budget, show_size
 from residuum.validation import LARGEST
 
 # What an optimizer keeps for each trained parameter, in copies of it.
 OPTIMIZERS = {"none": 0, "sgd": 1, "adamw": 2}
 Modes = tuple[str | tuple[str, ...], ...]
+
+# The share of a part's time that each further mode, in the order of `MODES`, has to save over the one before it to be
+# chosen: what runs of the same code differ by, where they are timed, and what sums of floats differ by, where not.
+_NOISE, _ROUNDING = 1e-2, 1e-9
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,16 @@ _AT_ONCE = Speed(math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Option:
-    """A part, or a whole stage, in one mode: bytes it keeps, bytes it needs at most while it works, seconds."""
+    """A part, or a whole stage, in one mode: bytes it keeps, bytes it needs at most while it works, seconds.
+
+    `margin` is the seconds that it has to save over `none` to be chosen in its place.
+    """
 
     mode: str
     kept: int
     need: int
     seconds: float
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,20 @@ class Plan:
     # step time over that without recomputation
     slowdown: float
     share: float  # of the bytes that come and go in a step without recomputation: gradients and activations
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether anything is recomputed."""
+        return self.stem != "none" or any(mode != "none" for stage in self.modes for mode in _each(stage))
+
+    def in_words(self) -> list[tuple[str, str]]:
+        """Each part and its modes: ("layer3", "block x 4, none x 2")."""
+        rows = [("stem", self.stem)]
+        for number, modes in enumerate(self.modes, 1):
+            runs = [(mode, len(list(same))) for mode, same in groupby(_each(modes))]
+            words = ", ".join(f"{mode} x {count}" if count > 1 else mode for mode, count in runs)
+            rows.append((f"layer{number}", words))
+        return rows
 
     def apply(self, model: ResNet) -> ResNet:
         """Set the modes on a network, in place."""
@@ -141,7 +166,7 @@ class Planner:
         where = pick_device(device) if isinstance(device, str) else device
         self._measure = partial(measure_times, model, self.cost.parts, image_size, dtype, where)
         self.timed_in_fp32 = speed is None and timed_in(dtype, where) != dtype
-        self._speed = speed
+        self._speed, self._doubt = speed, _NOISE if speed is None else _ROUNDING
 
     @cached_property
     def times(self) -> list[Times]:
@@ -170,7 +195,11 @@ class Planner:
     def _option(self, part: StepPart, mode: str, times: Times, batch_size: int, later: int) -> Option:
         found = part.modes[mode]
         need = max(_top(found.forward, batch_size), _top(found.backward, batch_size) + later)
-        return Option(mode, round(at(found.kept, batch_size)), need, _seconds(times, mode, batch_size))
+        seconds, margin = _seconds(times, mode, batch_size), self._margin(times, mode, batch_size)
+        return Option(mode, round(at(found.kept, batch_size)), need, seconds, margin)
+
+    def _margin(self, times: Times, mode: str, batch_size: int) -> float:
+        return self._doubt * MODES.index(mode) * at(times["none"], batch_size)
 
     def _whole(self, parts: Sequence[StepPart], times: Sequence[Times], batch_size: int, later: int) -> Option | None:
         """A stage that keeps its input alone: first run without keeping, then again with its blocks in mode `block`."""
@@ -189,26 +218,37 @@ class Planner:
             need = max(need, again, _top(part.alone.forward, batch_size) + part.output(batch_size))
             before += round(at(inner.kept, batch_size))
             seconds += _seconds(mine, "block", batch_size) + at(mine["first"], batch_size)
-        return Option("stage", output + statistics, need + statistics, seconds)
+        margin = sum(self._margin(mine, "stage", batch_size) for mine in times)
+        return Option("stage", output + statistics, need + statistics, seconds, margin)
 
-    def plan(self, batch_size: int, budget: int) -> Plan:
-        """The fastest choice whose predicted peak is within `budget` bytes; raises `ConfigError` where none is."""
+    def plan(self, batch_size: int, budget: str | int) -> Plan:
+        """The choice for a budget in bytes, or such as "8GB"; raises `ConfigError` where none is within it.
+
+        Where the network fits as it is, nothing is recomputed, and nothing timed. Else it is the fastest choice whose
+        predicted peak is within the budget, with less recomputation where times differ by no more than they are
+        sure of.
+        """
+        room = parse_size(budget)
+        plain = self.uniform(batch_size, "none")
+        if plain.peak <= room:
+            return plain
         least = self.least(batch_size)
-        if least > budget:
+        if least > room:
             raise ConfigError(
-                f"a batch of {batch_size} does not fit {show_size(budget)}: recomputing the most takes "
+                f"a batch of {batch_size} does not fit {show_budget(budget)}: recomputing the most takes "
                 f"{show_size(least, enough=True)}; give that, or a smaller batch"
             )
         steps = self.steps(batch_size)
-        return self.describe(batch_size, *_solve(steps, budget - steps.fixed))
+        return self.describe(batch_size, *_solve(steps, room - steps.fixed))
 
     def describe(self, batch_size: int, stem: str, modes: Modes) -> Plan:
-        """The plan that these modes are."""
-        steps = self.steps(batch_size)
+        """The plan that these modes are; nothing is timed for the network as it is."""
+        plain = (stem, modes) == ("none", self._plain)
+        steps = self.steps(batch_size, timed=not plain)
         peak, seconds = evaluate(steps, stem, modes)
-        most, plain = evaluate(steps, "none", self._plain)
+        most, least_seconds = evaluate(steps, "none", self._plain)
         share = (peak - steps.fixed) / (most - steps.fixed)
-        return Plan(batch_size, stem, modes, peak, seconds / plain, share)
+        return Plan(batch_size, stem, modes, peak, 1.0 if plain else seconds / least_seconds, share)
 
     def uniform(self, batch_size: int, mode: str) -> Plan:
         """The plan that `recompute(model, mode)` is."""
@@ -227,14 +267,15 @@ class Planner:
                 low = middle + 1
         return low + steps.fixed
 
-    def largest_batch(self, budget: int) -> int:
-        """The largest batch that can be trained within `budget` bytes; 0 where none can."""
+    def largest_batch(self, budget: str | int) -> int:
+        """The largest batch that can be trained within a budget in bytes, or such as "8GB"; 0 where none can."""
+        room = parse_size(budget)
         low, high = 0, 1
-        while high <= LARGEST and self.least(high) <= budget:
+        while high <= LARGEST and self.least(high) <= room:
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self.least(middle) <= budget else (low, middle)
+            low, high = (middle, high) if self.least(middle) <= room else (low, middle)
         return low
 
     def frontier(self, batch_size: int, points: int = 10) -> list[Plan]:
@@ -261,16 +302,21 @@ def plan(
 ) -> Plan:
     """The fastest modes for training `model` on batches of images of `image_size` within a budget such as "8GB".
 
-    `image_size` is height and width in pixels, `dtype` is autocast's, `device` the one that is timed. The budget is for
+    Where the network fits as it is, nothing is recomputed. `image_size` is height and width in pixels, `dtype` is
+    autocast's, fp32 where it is None, `device` the one that is timed. The budget is for
     the tensors of a step: see `Plan`. Whether activations write in place is left as the model has it (see
     `choose_in_place`). Raises `ConfigError` for a budget that is no size or too small, which says the least that would
     do, for a batch size or image size that cannot be, and for a model that is not ours.
     """
-    room = parse_size(budget)
+    parse_size(budget)  # before the work
     check_ours(model)
     check_images(model.config, image_size, batch_size)
     planner = Planner(model, image_size=image_size, dtype=dtype, optimizer=optimizer, device=device, speed=speed)
-    return planner.plan(batch_size, room)
+    return planner.plan(batch_size, budget)
+
+
+def _each(modes: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (modes,) if isinstance(modes, str) else modes
 
 
 def _seconds(times: Times, mode: str, batch_size: int) -> float:
@@ -282,8 +328,8 @@ def _top(lines: tuple[Affine, ...], batch_size: int) -> int:
     return round(max((at(line, batch_size) for line in lines), default=0))
 
 
-def evaluate(steps: Steps, stem: str, modes: Modes) -> tuple[int, float]:
-    """Predicted peak bytes and seconds of a choice."""
+def options_of(steps: Steps, stem: str, modes: Modes) -> list[Option]:
+    """The options that a choice takes, from stem to head."""
 
     def named(options: tuple[Option, ...], mode: str) -> Option:
         # A part that gets no gradient is the same in all modes.
@@ -296,11 +342,17 @@ def evaluate(steps: Steps, stem: str, modes: Modes) -> tuple[int, float]:
         else:
             names = ["none"] * len(blocks) if isinstance(mode, str) else mode
             chosen += [named(options, name) for options, name in zip(blocks, names, strict=True)]
+    return [*chosen, steps.head]
+
+
+def evaluate(steps: Steps, stem: str, modes: Modes) -> tuple[int, float]:
+    """Predicted peak bytes and seconds of a choice."""
+    chosen = options_of(steps, stem, modes)
     before = peak = 0
-    for option in [*chosen, steps.head]:
+    for option in chosen:
         peak = max(peak, before + option.need)
         before += option.kept
-    return peak + steps.fixed, sum(option.seconds for option in chosen) + steps.head.seconds
+    return peak + steps.fixed, sum(option.seconds for option in chosen)
 
 
 def _fits(steps: Steps, room: int) -> bool:
@@ -322,18 +374,21 @@ def _fits(steps: Steps, room: int) -> bool:
 
 
 class _Front:
-    """Choices so far that no other beats: bytes kept, seconds spent, and for each the number of its last decision."""
+    """Choices so far that no other beats: bytes kept, cost, and for each the number of its last decision.
 
-    def __init__(self, kept: np.ndarray, seconds: np.ndarray, last: np.ndarray) -> None:
-        order = np.lexsort((seconds, kept))
-        fastest = np.minimum.accumulate(seconds[order])
-        better = np.append(True, fastest[1:] < fastest[:-1]) if len(order) else order.astype(bool)
+    The cost is seconds and margins together, so that more recomputation never wins by a tie.
+    """
+
+    def __init__(self, kept: np.ndarray, cost: np.ndarray, last: np.ndarray) -> None:
+        order = np.lexsort((cost, kept))
+        least = np.minimum.accumulate(cost[order])
+        better = np.append(True, least[1:] < least[:-1]) if len(order) else order.astype(bool)
         chosen = order[better]
-        self.kept, self.seconds, self.last = kept[chosen], seconds[chosen], last[chosen]
+        self.kept, self.cost, self.last = kept[chosen], cost[chosen], last[chosen]
 
 
 def _solve(steps: Steps, room: int) -> tuple[str, Modes]:
-    """Modes of stem and stages with the least time that need no more than `room`, which some do."""
+    """Modes of stem and stages with the least cost that need no more than `room`, which some do."""
     parents: list[np.ndarray] = [np.array([-1])]
     labels: list[str] = [""]  # of each step's decisions
     owner: list[np.ndarray] = [np.array([0])]
@@ -341,18 +396,18 @@ def _solve(steps: Steps, room: int) -> tuple[str, Modes]:
 
     def through(front: _Front, options: Sequence[Option]) -> _Front:
         nonlocal count
-        kept, seconds, last = [], [], []
+        kept, cost, last = [], [], []
         for option in options:
             fits = front.kept + option.need <= room
             kept.append(front.kept[fits] + option.kept)
-            seconds.append(front.seconds[fits] + option.seconds)
+            cost.append(front.cost[fits] + (option.seconds + option.margin))
             parents.append(front.last[fits])
             labels.append(option.mode)
             owner.append(np.full(int(fits.sum()), len(labels) - 1))
             last.append(np.arange(count, count + int(fits.sum())))
             count += int(fits.sum())
         empty = np.zeros(0, dtype=np.int64)
-        return _Front(np.concatenate([empty, *kept]), np.concatenate([empty, *seconds]), np.concatenate([empty, *last]))
+        return _Front(np.concatenate([empty, *kept]), np.concatenate([empty, *cost]), np.concatenate([empty, *last]))
 
     front = through(_Front(np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.int64)), steps.stem)
     for blocks, whole in zip(steps.stages, steps.whole, strict=True):
@@ -361,12 +416,10 @@ def _solve(steps: Steps, room: int) -> tuple[str, Modes]:
             front = through(front, options)
         if whole is not None:
             other = through(start, [whole])
-            front = _Front(
-                *(np.concatenate([getattr(front, n), getattr(other, n)]) for n in ("kept", "seconds", "last"))
-            )
+            front = _Front(*(np.concatenate([getattr(front, n), getattr(other, n)]) for n in ("kept", "cost", "last")))
     front = through(front, [steps.head])
     parent, label = np.concatenate(parents), np.concatenate(owner)
-    at_node, chosen = int(parent[front.last[int(front.seconds.argmin())]]), []
+    at_node, chosen = int(parent[front.last[int(front.cost.argmin())]]), []
     while at_node > 0:
         chosen.append(labels[int(label[at_node])])
         at_node = int(parent[at_node])

@@ -10,7 +10,7 @@ from torch import Tensor
 from residuum.data.catalog import Catalog, scan
 from residuum.devices import choose_precision, now, pick_device
 from residuum.errors import quoted
-from residuum.memory.planner import Planner, Speed
+from residuum.memory.planner import Plan, Planner
 from residuum.train.chunks import Cut
 from residuum.train.clock import Clock, waiting
 from residuum.train.execution import Execution
@@ -22,13 +22,12 @@ from residuum.train.mixing import mix
 from residuum.train.optim import learning_rate, state_kept
 from residuum.train.recipe import Recipe, check_fit
 from residuum.train.schedules import steps_of
-from residuum.train.session import Job, generators_kept, prepare
+from residuum.train.session import Job, beside_a_step, generators_kept, prepare
 from residuum.train.step import forward
 
 STEPS = 20  # timed at most
 WARM_UP = 2  # steps before, which also fill caches
 SECONDS = 3.0  # after which no other is begun
-_ANY = Speed(1e12, 1e11)  # bytes do not depend on it
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,12 @@ class Estimate:
     step_seconds: float
     seconds: float
     memory: int
+    images: int  # that a process has in memory at once: a step's, or those of a chunk
     computing: str
     waiting: float  # share of a step, 0 to 1
     target: str  # of the first image that is mixed, class by class; empty where none are
     begun_from: str | None = None  # what was taken from weights, in a sentence
+    plan: Plan | None = None  # what is recomputed, where there is a budget
 
     def rates(self, points: int = 5) -> tuple[tuple[int, float], ...]:
         """Steps, counted from 1, and their learning rates: the first, the highest, the last, and some on the way."""
@@ -84,7 +85,7 @@ def estimate(
     recipe, weights = read_start(recipe.replace(precision=precision))
     with generators_kept(device):
         job = prepare(recipe, execution, catalog, device, callbacks, weights)
-        memory = job.plan.peak if job.plan is not None else _memory(job)
+        memory = _memory(job)
         steps = len(job.train)
         seconds: dict[str, float] = {}
         step_seconds = _step_seconds(job, Clock(device, seconds))
@@ -98,10 +99,12 @@ def estimate(
         step_seconds,
         recipe.epochs * epoch,
         memory,
+        max(Cut.of(job.train.schedule).sizes),
         f"{device}, {precision} ({why})",
         waiting(seconds),
         target,
         job.begun_from,
+        job.plan,
     )
 
 
@@ -172,16 +175,14 @@ def _val_seconds(job: Job) -> float:
 
 
 def _memory(job: Job) -> int:
-    """Bytes of a step that recomputes nothing: parameters, gradients, optimizer, average, images and activations."""
-    recipe, network = job.recipe, job.state.network
-    planner = Planner(
-        network,
-        image_size=recipe.augment.largest_size or job.dataset.preprocessing.image_size,
-        dtype=torch.bfloat16 if recipe.precision == "bf16" else None,
-        optimizer=state_kept(recipe.optimizer),
-        speed=_ANY,
-    )
-    average, cut, gradients = 0, Cut.of(job.train.schedule), sum(p.nbytes for p in network.parameters())
-    if job.state.average is not None:
-        average = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-    return planner.uniform(max(cut.sizes), "none").peak + average + gradients * cut.held
+    """Bytes of a step as it is planned: parameters, gradients, optimizer, average, images and activations."""
+    recipe, network, cut = job.recipe, job.state.network, Cut.of(job.train.schedule)
+    plan = job.plan
+    if plan is None:
+        plan = Planner(
+            network,
+            image_size=recipe.augment.largest_size or job.dataset.preprocessing.image_size,
+            dtype=torch.bfloat16 if recipe.precision == "bf16" else None,
+            optimizer=state_kept(recipe.optimizer),
+        ).uniform(max(cut.sizes), "none")
+    return plan.peak + beside_a_step(network, recipe, cut)

@@ -24,7 +24,8 @@ class Execution:
     device: str = "auto"
     # number of processes that read image files
     workers: Annotated[int, AtLeast(0)] = 2
-    # budget such as 4GB that a step is made to fit by activation checkpointing; auto is what is free
+    # budget such as 4GB or 7.5GiB that a step is made to fit by activation checkpointing: a GB is 10^9 bytes, a GiB
+    # 2^30, and a GPU that is sold with "8 GB" has 8GiB; auto is what is free; where left out, nothing is recomputed
     memory: str | None = None
     # folder for datasets that are downloaded; RESIDUUM_CACHE, or else ~/.cache/residuum, where left out
     cache: str | None = None

@@ -37,7 +37,7 @@ from residuum.train.recipe import Recipe, check_fit, differences
 from residuum.train.run import DataRecord, Run, free_folder, refuse_existing
 from residuum.train.state import State
 from residuum.train.trackers import need_trackers, open_trackers
-from residuum.units import parse_size, show_size
+from residuum.units import parse_size, show_budget, show_size
 from residuum.weights.checkpoint import Checkpoint
 from residuum.weights.files import write_ours
 
@@ -421,8 +421,7 @@ def _plan(network: ResNet, cut: Cut, recipe: Recipe, execution: Execution, devic
         budget //= team.local_world
     batch = max(cut.sizes)
     own = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-    gradients = sum(p.nbytes for p in network.parameters())
-    held = max(held_memory(device) - own, 0) + gradients * cut.held
+    held = max(held_memory(device) - own, 0) + beside_a_step(network, recipe, cut)
     planner = Planner(
         network,
         image_size=recipe.augment.largest_size or network.preprocessing.image_size,
@@ -433,13 +432,36 @@ def _plan(network: ResNet, cut: Cut, recipe: Recipe, execution: Execution, devic
     least = planner.least(batch)
     if least > budget - held:
         raise ConfigError(
-            f"a batch of {batch} does not fit {show_size(budget)}: {show_size(held)} are taken before "
+            f"a batch of {batch} does not fit {_said(execution.memory, budget)}: {show_size(held)} are taken before "
             f"the first step, and recomputing the most takes {show_size(least)} more; "
             f"give {show_size(least + held, enough=True)} or a smaller --batch-size"
         )
     plan = planner.plan(batch, budget - held)
     plan.apply(network)
     return plan
+
+
+def beside_a_step(network: ResNet, recipe: Recipe, cut: Cut) -> int:
+    """Bytes beyond those of a plan: the average of parameters and buffers, and gradients of other chunks."""
+    gradients = sum(p.nbytes for p in network.parameters())
+    average = gradients + sum(b.nbytes for b in network.buffers()) if recipe.average.window else 0
+    return average + gradients * cut.held
+
+
+def memory_in_words(peak: int, images: int, plan: Plan | None, budget: str | None) -> str:
+    """What a step's tensors take, with how many images, and where there is a budget what is recomputed for it."""
+    step = f"for a step's tensors, with {images:,} image{'s' * (images > 1)} at once"
+    if plan is None or budget is None:
+        return f"{show_size(peak)} {step}"
+    within = f"{show_size(peak)} of {'what is free' if budget == 'auto' else show_budget(budget)} {step}"
+    if not plan.recomputes:
+        return f"{within}; nothing is recomputed"
+    parts = ", ".join(f"{part} {modes}" for part, modes in plan.in_words())
+    return f"{within}; recomputed: {parts}; a step takes {plan.slowdown:.2f} times as long (predicted)"
+
+
+def _said(asked: str, budget: int) -> str:
+    return show_size(budget) if asked == "auto" else show_budget(asked)
 
 
 def _listeners(job: Job, run: Run, callbacks: Sequence[Callback]) -> Sequence[Callback]:
@@ -469,10 +491,9 @@ def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
     if recipe.finetune.freeze:
         lines["frozen"] = frozen_parts(state.network, recipe)
     if job.plan is not None:
-        lines["memory"] = (
-            f"a step's tensors take {show_size(job.plan.peak)} of {job.execution.memory}, "
-            f"a step {job.plan.slowdown:.2f} times as long (predicted)"
-        )
+        cut = Cut.of(job.train.schedule)
+        peak = job.plan.peak + beside_a_step(state.network, recipe, cut)
+        lines["memory"] = memory_in_words(peak, max(cut.sizes), job.plan, job.execution.memory)
     if recipe.norm_batch != recipe.batch_size or job.team.world > 1:
         chunks = job.train.schedule.chunks
         lines["chunks"] = f"{chunks} a step, of {recipe.norm_batch} images each, in {job.team.world} processes"
