@@ -14,6 +14,7 @@ from residuum.cli import answers
 from residuum.cli.console import open_console, say
 from residuum.errors import ConfigError
 from residuum.inference.predict import BadImages
+from residuum.units import counted
 from residuum.validation import AtLeast, Within
 
 
@@ -88,7 +89,7 @@ def run(command: Predict, console: Console) -> int:
         else:
             answers.write_predictions_file(predictions, how, command.out)
     if watched.bad:
-        say(errors, f"{watched.bad:,} of {watched.seen:,} images could not be read")
+        say(errors, f"{watched.bad:,} of {counted(watched.seen, 'image')} could not be read")
     return 1 if watched.bad else 0
 
 
