@@ -5,8 +5,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-# Each worker of pytest-xdist has a core of its own, and so have the processes that its tests start: two threads of torch
-# that wait for each other on a core that is taken are many times slower than one.
+# Each worker of pytest-xdist has a core of its own, and so have the processes that its tests start: two threads of
+# torch that wait for each other on a core that is taken are many times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
 if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))
