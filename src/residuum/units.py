@@ -1,4 +1,4 @@
-"""Sizes of memory as people write them: 8GB, 7.5GiB. No torch here."""
+"""Sizes of memory and numbers of things as people write them: 8GB, 7.5GiB, 1 image, 2 images. No torch here."""
 
 import math
 import re
@@ -41,3 +41,9 @@ def show_size(size: float, *, enough: bool = False) -> str:
     places = 2 if unit else 0
     shown = size / _UNITS[unit.lower()]
     return f"{math.ceil(shown * 10**places) / 10**places if enough else shown:.{places}f} {unit}B"
+
+
+def counted(number: float, thing: str) -> str:
+    """A number with the thing that it counts, in the plural but for 1: `1 epoch`, `1,797 images`, `2 classes`."""
+    ending = "" if number == 1 else "es" if thing.endswith("s") else "s"
+    return f"{number:g} {thing}{ending}" if isinstance(number, float) else f"{number:,} {thing}{ending}"

@@ -229,7 +229,9 @@ def test_frozen_parts_and_their_norms_are_those_of_the_weights_to_the_bit(weight
     found = moved(tensors(weights), tensors(tmp_path / "run"))
     assert found["conv1"] == found["bn1"] == found["layer1"] == {False}
     assert found["layer2"] == {True}
-    assert re.search(r"^frozen +stem, layer1, to the end$", text.getvalue(), re.MULTILINE)
+    assert re.search(r"^frozen +stem, layer1, for the whole run$", text.getvalue(), re.MULTILINE)
+    # Two blocks: 0.9 for each layer below the head, which has ten times the rate; the frozen parts have none.
+    assert re.search(r"^rates +at their highest: head 0.1, layer2 0.0081 to 0.009$", text.getvalue(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "muon"])

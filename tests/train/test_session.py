@@ -81,6 +81,23 @@ def test_without_a_validation_split_train_stands_alone(tmp_path):
     assert (tmp_path / "run" / "curves.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("holdout", "why"),
+    [(0.1, ", since each class keeps one to train with"), (0.0, "")],
+    ids=["one image a class", "none wanted"],
+)
+def test_where_no_image_is_held_out_for_validation_a_line_says_what_there_will_not_be(
+    tmp_path, image_folder, holdout, why
+):
+    root = image_folder(side=8, train=1, test=1)
+    text = io.StringIO()
+    recipe = tiny(root, epochs=1, batch_size=3, **{"data.holdout": holdout})
+    result = fit(recipe, out=tmp_path / "run", execution=Execution(workers=0), callbacks=[console(text)])
+    assert f"validation no image is held out{why}: no val accuracy, and no best.safetensors" in said(text)
+    assert "val_accuracy" not in result.metrics
+    assert not result.path.joinpath("best.safetensors").exists()
+
+
 def test_nothing_is_said_where_there_are_no_callbacks(tmp_path, capsys):
     fit(tiny(epochs=1), out=tmp_path / "run", callbacks=[])
     assert capsys.readouterr().out == ""
@@ -202,7 +219,7 @@ def test_a_finished_run_that_is_resumed_says_that_it_is_complete_and_stays_as_it
     before = {path.name: path.read_bytes() for path in finished.path.iterdir()}
     text = io.StringIO()
     result = resume(finished.path, callbacks=[console(text)])
-    assert "complete   all 2 epochs are done" in text.getvalue()
+    assert "complete   after 2 epochs; go on by more --epochs" in text.getvalue()
     assert result.history == finished.result.history
     assert {path.name: path.read_bytes() for path in finished.path.iterdir()} == before
 

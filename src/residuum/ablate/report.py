@@ -35,6 +35,7 @@ from residuum.report.charts import (
 )  # fmt: skip
 from residuum.report.page import Card, Page, Section, html
 from residuum.report.tables import Judged, Table, Value, Verdict, markdown
+from residuum.units import counted
 
 MANY = 20  # variants from which their distribution is drawn
 _CARDS = 12
@@ -128,7 +129,7 @@ def sentences(result: StudyResult) -> list[str]:
         text = f"{one.variant}: {verdict(one, *_scale(result.metric))}"
         if one.mean is not None:
             ends = f" ({_ends(result.metric, one.interval)})" if one.interval else ""
-            text += f"; {_gap(result.metric, one.mean)}{unit}{ends} over {_count(len(one.seeds))}"
+            text += f"; {_gap(result.metric, one.mean)}{unit}{ends} over {counted(len(one.seeds), 'pair')}"
         found.append(f"{text}.{_said(one)}")
     for effect in effects(result):
         if len(effect.of) == 2 and effect.clear:
@@ -146,13 +147,14 @@ def page(result: StudyResult) -> Page:
     done = sum(cell.status == "done" for cell in result.cells)
     unit = _scale(result.metric)[1]
     own = by_seed[result.base]
-    cards = [Card(f"{result.base} (base)", _spread(result.metric, own), f"{_named(result.metric)}, {len(own)} seeds")]
+    seeds = counted(len(own), "seed")
+    cards = [Card(f"{result.base} (base)", _spread(result.metric, own), f"{_named(result.metric)}, {seeds}")]
     for one in comparisons[:_CARDS]:
         value = "-" if one.mean is None else f"{_gap(result.metric, one.mean)}{unit}"
         ends = f", {_ends(result.metric, one.interval)}" if one.interval else ""
-        text = f"{verdict(one, *_scale(result.metric))}{ends}, {_count(len(one.seeds))}.{_said(one)}"
+        text = f"{verdict(one, *_scale(result.metric))}{ends}, {counted(len(one.seeds), 'pair')}.{_said(one)}"
         cards.append(Card(one.variant, value, text, _COLOURS.get(one.kind, "noise")))
-    variants = f"{len(result.variants)} variants, {len(result.seeds)} seeds"
+    variants = f"{counted(len(result.variants), 'variant')}, {counted(len(result.seeds), 'seed')}"
     about = f"A study of {variants}: {done} of {len(result.variants) * len(result.seeds)} cells are done."
     effect, charts = _interactions(result), (*_forest(result, comparisons), *_pairs(result, by_seed))
     before = any(len(one.of) == 2 and one.clear for one in effects(result))
@@ -176,10 +178,6 @@ def page(result: StudyResult) -> Page:
 
 def _said(one: Comparison) -> str:
     return "".join(f" {note[0].upper()}{note[1:]}." for note in one.notes)
-
-
-def _count(pairs: int) -> str:
-    return f"{pairs} pair{'s' * (pairs != 1)}"
 
 
 def _section(title: str, text: str, charts: Sequence[Chart]) -> Iterator[Section]:
@@ -328,7 +326,7 @@ def _tuning(result: StudyResult) -> Iterator[Section]:
         for name, tried in by_variant.items() for one in tried
     ]  # fmt: skip
     headings = ("variant", "values", f"{_named(tuned.metric)}, mean ± sd", "", "choice")
-    runs = f"{len(by_variant)} variants, {len(tuned.seeds)} seeds of their own"
+    runs = f"{counted(len(by_variant), 'variant')}, {counted(len(tuned.seeds), 'seed')} of their own"
     text = (
         f"Alike for every variant, before any cell of the study: each combination of values was trained with "
         f"{runs} that the study does not use, and judged by {_named(tuned.metric)} after the last epoch; these cells "
@@ -500,8 +498,9 @@ def _how(result: StudyResult, comparisons: int) -> str:
     )
     alpha = level(result)
     tuned = " Values were tuned for every variant alike, as said above." * (result.tuned is not None)
+    seeds = counted(len(result.seeds), "seed")
     return (
-        f"Decided beforehand: {_named(result.metric)} of the last epoch is tested, {len(result.seeds)} seeds, margin "
+        f"Decided beforehand: {_named(result.metric)} of the last epoch is tested, {seeds}, margin "
         f"{margin}, {looks}.{extended}{tuned} Differences are of pairs with the same seed, their intervals Student's, "
         f"which hold {100 * (1 - alpha):.4g} %, each by itself. Over {comparisons} comparisons p is adjusted by Holm; "
         f"better and worse are said below {alpha:.4g}. Same within the margin: the interval of "

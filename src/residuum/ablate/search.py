@@ -42,6 +42,7 @@ from residuum.report.tables import Table, markdown
 from residuum.train.processes import Stop
 from residuum.train.recipe import Recipe
 from residuum.train.run import Run
+from residuum.units import counted
 
 SEEDS = TUNING_SEEDS + 10**6  # the first seed of a search: a study that confirms what it found has others
 TRIALS = "trials.jsonl"
@@ -434,7 +435,7 @@ def search_page(search: Search, trials: Sequence[Trial], about: Mapping[str, str
         values = ", ".join(f"{name} = {_shown(value)}" for name, value in order[0].values.items())
         cards.append(Card("best trial", _value(search, order[0]), f"{metric}{unit}; {values}"))
     text = (
-        f"{_CAUTION} Each trial is trained with {search.seeds} seed{'s' * (search.seeds > 1)} that no study has by "
+        f"{_CAUTION} Each trial is trained with {counted(search.seeds, 'seed')} that no study has by "
         f"itself, and judged by {metric} after the last epoch. No trial looked at a test image. Values were proposed "
         f"by {'a tree of Parzen estimators (Optuna)' if search.sampler == 'tpe' else 'a scrambled Sobol sequence'}."
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from residuum.ablate.results import StudyResult
 from residuum.evaluation.seeds import MOST, Interval, mean_of, seeds_needed
 from residuum.extras import need
+from residuum.units import counted
 
 LEAST, FEW, SIGNS = (
     3,
@@ -177,7 +178,7 @@ def verdict(one: Comparison, scale: float = 1.0, unit: str = "") -> str:
         if one.more is None:
             return f"undecided: over {MOST:,} more seeds" if len(one.seeds) >= LEAST else "undecided"
         word = "at least" if len(one.seeds) < LEAST else "about"
-        return f"undecided: {word} {one.more:,} more seed{'s' * (one.more > 1)}"
+        return f"undecided: {word} {counted(one.more, 'more seed')}"
     return one.kind
 
 

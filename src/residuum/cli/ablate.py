@@ -18,6 +18,7 @@ from residuum.data.catalog import scan
 from residuum.errors import ConfigError, quoted
 from residuum.extras import need
 from residuum.train.recipe import NAMES, Recipe, read_recipe
+from residuum.units import counted
 from residuum.validation import AtLeast, Within
 
 if TYPE_CHECKING:
@@ -193,8 +194,10 @@ def _search(command: Ablate, console: Console) -> int:
     )  # fmt: skip
     plan = lay_out_search(search, command.out)
     if command.plan:
-        say(console, f"{search.trials * search.seeds:,} cells: {search.trials} trials, {search.seeds} seeds")
-        _estimate(plan, console, search.trials * search.seeds)
+        cells = search.trials * search.seeds
+        parts = f"{counted(search.trials, 'trial')}, {counted(search.seeds, 'seed')}"
+        say(console, f"{counted(cells, 'cell')}: {parts}")
+        _estimate(plan, console, cells)
         return 0
     trials, outcome = run_search(plan, search, lambda text: say(console, text))
     if outcome.stopped_by is not None:
@@ -276,11 +279,13 @@ def _print_plan(plan: "Plan", console: Console) -> None:
         tuning = plan.study.tuning
         say(
             console,
-            f"{len(plan.choosing):,} cells to tune {', '.join(tuning.fields)} by {tuning.metric} first: "
-            f"{len(tuning.combinations)} combinations for each variant, {len(tuning.seeds)} seeds",
+            f"{counted(len(plan.choosing), 'cell')} to tune {', '.join(tuning.fields)} by {tuning.metric} first: "
+            f"{counted(len(tuning.combinations), 'combination')} for each variant, "
+            f"{counted(len(tuning.seeds), 'seed')}",
         )
     cells = {(cell.key or cell.variant, cell.seed) for cell in found.cells}
-    say(console, f"{len(cells):,} cells: {len(plan.variants)} variants, {len(plan.study.question.seeds)} seeds")
+    variants, seeds = counted(len(plan.variants), "variant"), counted(len(plan.study.question.seeds), "seed")
+    say(console, f"{counted(len(cells), 'cell')}: {variants}, {seeds}")
     say(console, f"at once: {running.workers}, on {plan.device}; threads of each: {threads_of(plan.study)}")
     seconds = [cell.metrics["seconds"] for cell in found.cells if cell.status == "done"]
     if seconds:
@@ -325,9 +330,9 @@ def _print_status(plan: "Plan", found: "StudyResult", console: Console) -> None:
     """How many cells there are of each kind, and each that failed or diverged."""
     choosing = {cell.key: cell for cell in found.tuned.cells}.values() if found.tuned is not None else ()
     if choosing:
-        say(console, f"{len(choosing):,} cells to tune by: {_counted(choosing)}")
+        say(console, f"{counted(len(choosing), 'cell')} to tune by: {_counted(choosing)}")
     cells = {(cell.key or cell.variant, cell.seed): cell for cell in found.cells}.values()
-    say(console, f"{len(cells):,} cells: {_counted(cells)}")
+    say(console, f"{counted(len(cells), 'cell')}: {_counted(cells)}")
     if len(cells) < len(found.cells):
         say(console, "variants of identical configuration share their cells")
     for cell in (*choosing, *cells):

@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 
 from residuum.errors import ConfigError
+from residuum.units import counted
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def run(command: Convert, console: Console) -> int:
             command.source, command.target, command.to, prefix=command.prefix,
             preprocessing=command.preprocessing, classes=command.classes,
         )  # fmt: skip
-    line = f"in the layout of {command.to}: depth {config.depth}, {config.num_classes} classes"
+    line = f"in the layout of {command.to}: depth {config.depth}, {counted(config.num_classes, 'class')}"
     console.print(Text(f"written: {shown(command.target)}, {line}"), soft_wrap=True)
     if command.to == "detectron2":
         console.print("detectron2 feeds BGR: its config must say INPUT.FORMAT 'RGB' for weights trained on RGB images.")

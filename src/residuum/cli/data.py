@@ -13,6 +13,7 @@ from rich.text import Text
 
 from residuum.cli.console import say
 from residuum.errors import ConfigError
+from residuum.units import counted
 from residuum.validation import AtLeast
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def run_pack(command: DataPack, console: Console) -> int:
     for why in done.skipped:
         say(console, "left out  ", why)
     seconds = time.monotonic() - begin
-    say(console, f"written: {done.path}, {done.images:,} images, {show_size(done.size)}, in {seconds:.1f} s")
+    say(console, f"written: {done.path}, {counted(done.images, 'image')}, {show_size(done.size)}, in {seconds:.1f} s")
     return 0
 
 
@@ -94,7 +95,7 @@ def _print(found: "Check", console: Console) -> None:
     catalog = found.catalog
     splits = list(catalog.files)
     images = ", ".join(f"{len(catalog.files[split]):,} {split}" for split in splits)
-    say(console, Text(catalog.name, "bold"), f": {images} images, {len(catalog.classes)} classes")
+    say(console, Text(catalog.name, "bold"), f": {images} images, {counted(len(catalog.classes), 'class')}")
     least = sorted(catalog.classes, key=lambda name: found.counts[splits[0]].get(name, 0))[:CLASSES]
     chosen = [name for name in catalog.classes if name in set(least)]
     table = figures_table("class", splits)
@@ -126,7 +127,7 @@ def _print(found: "Check", console: Console) -> None:
 def _faults(console: Console, unit: str, what: str, lines: Sequence[str], colour: str) -> None:
     if not lines:
         return
-    say(console, Text(f"{len(lines):,} {unit}{'s' * (len(lines) != 1)} {what}", colour))
+    say(console, Text(f"{counted(len(lines), unit)} {what}", colour))
     for line in lines[:SHOWN]:
         say(console, f"  {line}")
     if len(lines) > SHOWN:

@@ -35,7 +35,8 @@ class Export:
     opset: int | None = None
     # store the weights of OpenVINO files in fp16
     half: bool = False
-    # folder of images that the proof compares; the test split of the run where left out, else made-up images alone
+    # folder of images that the proof compares beside made-up ones; where left out, images of the run's test split, or
+    # else of its validation or train split; without a run and its data only made-up ones
     images: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     # write a folder of models for this server, named by --out: Triton, or OpenVINO Model Server (default: the file)
     server: Literal["triton", "ovms"] | None = None

@@ -14,6 +14,7 @@ from residuum.cli import answers
 from residuum.cli.console import open_console, say
 from residuum.errors import ConfigError
 from residuum.inference.predict import BadImages
+from residuum.units import counted
 from residuum.validation import AtLeast, Within
 
 
@@ -21,7 +22,8 @@ from residuum.validation import AtLeast, Within
 class Predict:
     """Classify image files with any network's weights. In a pipe: image, class and probability, a line for each class.
 
-    Weights of other libraries bring their classes and preprocessing with them.
+    References and folders of other libraries bring their classes and preprocessing; 'residuum convert' gives them to a
+    plain state dict.
     """
 
     # run folder, weights or exported file, or reference such as torchvision:resnet50.IMAGENET1K_V2
@@ -88,7 +90,7 @@ def run(command: Predict, console: Console) -> int:
         else:
             answers.write_predictions_file(predictions, how, command.out)
     if watched.bad:
-        say(errors, f"{watched.bad:,} of {watched.seen:,} images could not be read")
+        say(errors, f"{watched.bad:,} of {counted(watched.seen, 'image')} could not be read")
     return 1 if watched.bad else 0
 
 

@@ -19,6 +19,7 @@ from residuum.train.loggers import Callback
 from residuum.train.recipe import Recipe, read_recipe, train_images
 from residuum.train.recipes import RECIPES
 from residuum.train.run import Run
+from residuum.units import counted
 from residuum.validation import AtLeast
 
 Named = Annotated[str | None, tyro.conf.arg(name="model", metavar="PRESET")]
@@ -134,8 +135,8 @@ def run(command: Train, console: Console) -> int:
     ]
     say(
         console,
-        f"{', '.join(accuracies) or 'trained'} after {result.metrics['epoch']} epochs in {result.seconds:.1f} s; "
-        f"run in {result.path}",
+        f"{', '.join(accuracies) or 'trained'} after {counted(result.metrics['epoch'], 'epoch')} in "
+        f"{result.seconds:.1f} s; run in {result.path}",
     )
     say(console, f"predict with:  residuum predict {result.path} IMAGE ...")
     return 0
@@ -162,7 +163,7 @@ def _estimate(command: Train, console: Console, callbacks: Sequence[Callback]) -
     total = found.steps * found.recipe.epochs
     rates = ", ".join(f"{lr:.4g} at step {step:,}" for step, lr in found.rates())
     lines = {
-        "data": f"{found.train_images:,} train images, {found.val_images:,} val images",
+        "data": f"{counted(found.train_images, 'train image')}, {counted(found.val_images, 'val image')}",
         "steps": f"{found.steps:,} an epoch, {total:,} in all",
         "lr": rates,
         "": sparkline(found.curve(SPARKS), console),

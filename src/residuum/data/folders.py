@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from residuum.data.decoding import FORMATS, is_image
 from residuum.data.listing import SPLITS, Catalog, Files, catalogued, split_called
 from residuum.errors import DataError, quoted
+from residuum.units import counted
 
 
 @dataclass
@@ -45,8 +46,8 @@ def scan_folder(root: str) -> Catalog:
     if len(train) < 2:
         loose = walk.left_out["images outside class folders"]
         raise DataError(
-            f"{quoted(inside['train'], 200)} has {len(train)} class folder{'s' * (len(train) != 1)}"
-            + (f" and {loose:,} image{'s' * (loose != 1)} outside of them" if loose else "")
+            f"{quoted(inside['train'], 200)} has {counted(len(train), 'class folder')}"
+            + (f" and {counted(loose, 'image')} outside of them" if loose else "")
             + "; a classifier needs at least two, with the images of each class in a folder of its own"
         )
     for split, names in classes.items():

@@ -32,6 +32,7 @@ from residuum.data.settings import Augmentation
 from residuum.data.sources import Split
 from residuum.errors import ConfigError, DataError
 from residuum.preprocessing import Preprocessing
+from residuum.units import counted
 
 _REPLACEMENTS = 16  # images that are tried in place of one that cannot be decoded
 
@@ -420,7 +421,7 @@ def _check_chunks(images: int, norm_batch: int, world: int) -> None:
     chunks = math.ceil(images / norm_batch)
     if chunks < world:
         raise ConfigError(
-            f"a step of {images} images has {chunks} chunk{'s' * (chunks > 1)} of norm_batch {norm_batch}, too few for "
+            f"a step of {images} images has {counted(chunks, 'chunk')} of norm_batch {norm_batch}, too few for "
             f"{world} processes; take fewer processes or a smaller --norm-batch"
         )
     if chunks > 1 and images % norm_batch == 1:

@@ -16,6 +16,7 @@ from residuum.data.places import Place, shown
 from residuum.data.preparing import scaled_to
 from residuum.devices import usable_cores
 from residuum.errors import DataError, first_line
+from residuum.units import counted
 
 TELL_EVERY = 10.0  # seconds between lines about how far reading has come
 _LAST_BREATH = 2.0  # seconds in which a process that no longer answers has ended
@@ -134,7 +135,7 @@ def decoded(
     bad: dict[int, str] = {}
     told = time.monotonic()
     if workers:
-        say(f"reading {len(places):,} images into memory")
+        say(f"reading {counted(len(places), 'image')} into memory")
     for begin, some, wrong in desk.batches(loader):
         images[begin : begin + len(some)] = some
         bad |= wrong

@@ -20,6 +20,7 @@ from residuum.data.reading import decoded
 from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError, DataError, first_line, quoted
 from residuum.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from residuum.units import counted
 
 __all__ = ["Dataset", "Split", "evaluation_transform", "normalise", "open_dataset", "read_image"]
 
@@ -136,8 +137,7 @@ def _refuse_for_memory(settings: DataSettings) -> None:
 def _open_named(catalog: Catalog, settings: DataSettings, channels: int, cache: Path) -> Dataset:
     if channels != catalog.channels:
         raise DataError(
-            f"{catalog.name} has {catalog.channels} channel{'s' * (catalog.channels != 1)} but the model takes "
-            f"{channels}; leave that out"
+            f"{catalog.name} has {counted(catalog.channels, 'channel')} but the model takes {channels}; leave that out"
         )
     scaled = settings.image_size if settings.image_size != catalog.image_size else None
     if scaled is None:

@@ -16,6 +16,7 @@ from residuum.evaluation.seeds import MOST, Difference, Interval
 from residuum.report.charts import PALETTE, Chart, Line, line_chart
 from residuum.report.page import Card, Page, Section
 from residuum.report.tables import Judged, Table, Value, Verdict, print_table
+from residuum.units import counted
 
 LONGEST = 1000  # characters of a note
 _VERDICTS: dict[str, Verdict] = {"higher": "better", "lower": "worse", "not resolved": "noise"}
@@ -156,7 +157,7 @@ def as_json(found: Comparison) -> str:
 def page(found: Comparison, command: str) -> Page:
     """The comparison as a page."""
     first, *others = found.groups
-    seeds = f"{first.mean.n} seed{'s' * (first.mean.n > 1)}"
+    seeds = counted(first.mean.n, "seed")
     mean_of_first = _with_interval(first.mean.mean, first.mean.interval)
     cards = [Card(f"{_number(found)}, {first.letter}", f"{mean_of_first} %", seeds)]
     for group in others[:5]:

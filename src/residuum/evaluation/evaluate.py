@@ -17,6 +17,7 @@ from residuum.evaluation.predictions import Predictions, gathered, joined, look
 from residuum.inference.answering import answering
 from residuum.preprocessing import Preprocessing
 from residuum.runtimes.exported import Runtime
+from residuum.units import counted
 from residuum.validation import AtLeast, check
 
 SplitName = Literal["auto", "train", "val", "test"]
@@ -94,7 +95,7 @@ def evaluate(
     )  # fmt: skip
     seconds = time.perf_counter() - start
     height, width = preprocessing.image_size
-    about = f"{len(labelled):,} images of the {subject.name} split at {height}x{width}"
+    about = f"{counted(len(labelled), 'image')} of the {subject.name} split at {height}x{width}"
     about += f"{', each with its mirror image' if how.mirrored else ''}, in {network.runs_in}."
     if not network.classes:
         about += " The weights do not name their classes: they are taken to be the data's, in order."

@@ -9,6 +9,7 @@ import numpy as np
 
 from residuum.evaluation.counts import Paired
 from residuum.extras import need
+from residuum.units import counted
 
 CONFIDENCE = 0.95
 POWER = 0.8  # the chance with which so many more seeds would resolve a difference of the size that was seen
@@ -72,7 +73,7 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
     common = sorted(first.keys() & second.keys())
     if len(common) >= 2 or (common and min(len(first), len(second)) < 2):
         gaps = [second[seed] - first[seed] for seed in common]
-        value, over = float(np.mean(gaps)), f"{len(common)} pair{'s' * (len(common) > 1)}"
+        value, over = float(np.mean(gaps)), counted(len(common), "pair")
         if len(common) < 2 or np.std(gaps) < _LEAST_SPREAD:
             return Difference(value, over)
         test = _stats().ttest_1samp(gaps, 0.0)
@@ -120,7 +121,7 @@ def seeds_needed(value: float, spread: float, alpha: float = 1 - CONFIDENCE) -> 
 def over_images(pair: Paired) -> Difference:
     """Two networks on the same images: what their recipes are worth with other seeds it does not tell."""
     images = pair.both + pair.first_alone + pair.second_alone + pair.neither
-    return Difference(pair.difference, f"{images:,} images", pair.interval, pair.p)
+    return Difference(pair.difference, counted(images, "image"), pair.interval, pair.p)
 
 
 def _stats() -> Any:

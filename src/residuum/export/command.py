@@ -30,9 +30,10 @@ from residuum.files import cache_folder
 from residuum.inference.answering import loaded
 from residuum.nn.resnet import ResNet
 from residuum.presets import PRESETS, usual_image_size
+from residuum.units import counted
 from residuum.weights.converting import unsaid
 
-IMAGES = 64  # of a folder or a test split that are compared
+IMAGES = 64  # of a folder or a split that are compared
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def write(request: Request, say: Callable[[str], None] = lambda text: None) -> W
     images, of = _images(request, model)
     notes = (
         *notes,
-        f"compared on {len(images)} images of {of}, and on made-up ones" if images else f"compared on {of}",
+        f"compared on {counted(len(images), 'image')} of {of}, and on made-up ones" if images else f"compared on {of}",
     )
     kind = request.input or usual_input(model, request.to)
     if kind != "image" and images and model.preprocessing is not None:

@@ -21,6 +21,7 @@ from residuum.inference.engines import TOLERANCE
 from residuum.runtimes.exported import PIXELS, opened
 from residuum.runtimes.onnx import OnnxSession
 from residuum.runtimes.openvino import OpenVinoSession, core
+from residuum.units import counted
 
 HALF = 5e-3  # weights in fp16
 LEVELS, SHARE = 1, 0.02  # grey levels by which scaled pixels may differ, and the share of them that may
@@ -58,7 +59,8 @@ class Proof:
         return asdict(self)
 
     def __str__(self) -> str:
-        text = f"{self.images} images of {self.sizes} sizes: logits differ by {self.logits:.1e} of the largest at most"
+        images = f"{counted(self.images, 'image')} of {counted(self.sizes, 'size')}"
+        text = f"{images}: logits differ by {self.logits:.1e} of the largest at most"
         if self.pixels:
             text += f", with scaling {self.whole:.1e} (of the pixels {self.pixels_share:.2%} differ by a grey level)"
         if self.default is not None:

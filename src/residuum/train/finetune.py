@@ -8,12 +8,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from residuum.errors import WeightsError, quoted
 from residuum.nn.freezing import freeze_parts, unfreeze
 from residuum.nn.resnet import ResNet
+from residuum.train.groups import rates_of
 from residuum.train.recipe import Recipe
 from residuum.train.schedules import steps_of
+from residuum.units import counted
 from residuum.weights.checkpoint import Checkpoint, fit, some
 from residuum.weights.detection import fitting_presets
 from residuum.weights.files import digest, read_checkpoint
@@ -72,7 +75,8 @@ def take_weights(network: ResNet, checkpoint: Checkpoint, classes: tuple[str, ..
         nn.init.zeros_(network.fc.weight)
         nn.init.zeros_(network.fc.bias)
     adapted = [note for note in found.notes if not note.startswith(("the head", "a head", "the weights have no head"))]
-    ending = "that of the weights" if kept else f"new, of {len(classes)} classes" + ", from 0" * (head == "zero")
+    new = f"new, of {counted(len(classes), 'class')}" + ", from 0" * (head == "zero")
+    ending = "that of the weights" if kept else new
     parts = [f"{checkpoint.source}: {len(state)} tensors taken, the head is {ending}", *checkpoint.notes, *adapted]
     return "; ".join(parts)
 
@@ -105,8 +109,17 @@ def frozen_parts(network: ResNet, recipe: Recipe) -> str:
     """What is frozen and until when, in words."""
     settings = recipe.finetune
     names = [part.name for part in network.parts()[: settings.freeze]]
-    length = f"{settings.thaw:g} of the run" if settings.thaw < 1 else f"{settings.thaw:g} epochs"
-    return f"{', '.join(names)}, {f'for {length}' if settings.thaw else 'to the end'}"
+    length = f"{settings.thaw:g} of the run" if settings.thaw < 1 else counted(settings.thaw, "epoch")
+    return f"{', '.join(names)}, {f'for {length}' if settings.thaw else 'for the whole run'}"
+
+
+def rates(network: ResNet, optimizer: Optimizer, recipe: Recipe) -> str:
+    """The highest learning rates of the parts that ever learn, where they are not all the recipe's; else nothing."""
+    settings = recipe.optimizer
+    if settings.layer_decay == settings.head_lr == 1:
+        return ""
+    first = 0 if recipe.finetune.thaw else recipe.finetune.freeze
+    return f"at their highest: {rates_of(network, optimizer.param_groups, settings.lr, first)}"
 
 
 def thaw_in_time(network: ResNet, recipe: Recipe, step: int, total: int) -> None:

@@ -1,5 +1,6 @@
 """A network's parameters in groups of one weight decay and one share of the learning rate."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from torch import nn
@@ -48,6 +49,17 @@ def param_groups(
         | ({"orthogonal": orthogonal} if muon else {})
         for (decays, orthogonal, scale, _), parameters in groups.items()
     ]
+
+
+def rates_of(network: ResNet, groups: Iterable[Mapping[str, Any]], lr: float, first: int = 0) -> str:
+    """The highest learning rates of a network's parts, from the head down to part `first`: `head 0.1, layer4 0.01`."""
+    scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    texts = []
+    for part in reversed(network.parts()[first:]):
+        own = [scales[id(p)] * lr for layer in part.layers.values() for p in layer.parameters()]
+        ends = dict.fromkeys(f"{rate:.3g}" for rate in (min(own), max(own)))
+        texts.append(f"{part.name} {' to '.join(ends)}")
+    return ", ".join(texts)
 
 
 def _depths(network: ResNet) -> dict[int, int]:

@@ -14,6 +14,7 @@ import torch
 from residuum.errors import RunError
 from residuum.files import write_text, write_whole
 from residuum.train.loggers import Callback
+from residuum.units import counted
 
 WARM_UP = 5  # steps before the first that is profiled
 SHOWN = 8  # operations that the callbacks are told
@@ -75,7 +76,7 @@ class Profile:
         lines = list(dearest(profiler, steps))
         write_text(table, "\n".join(lines) + "\n", RunError)
         for callback in self.callbacks:
-            callback.say("profile", f"{steps} steps; trace in {trace}, table in {table}")
+            callback.say("profile", f"{counted(steps, 'step')}; trace in {trace}, table in {table}")
             for line in lines[: 1 + SHOWN]:
                 callback.say("", line)
 

@@ -19,6 +19,7 @@ from residuum.errors import ConfigError, nearest, quoted
 from residuum.files import read_text
 from residuum.presets import preset
 from residuum.train.recipes import named_recipe
+from residuum.units import counted
 from residuum.validation import AtLeast, Within, check, parse_toml, toml_lines
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -235,8 +236,8 @@ class Recipe:
         schedule = self.schedule
         if schedule.warmup >= self.epochs:
             raise ConfigError(
-                f"schedule.warmup is {schedule.warmup:g} epochs but the run has {self.epochs}; give a share below 1, "
-                "or more epochs"
+                f"schedule.warmup is {counted(schedule.warmup, 'epoch')} but the run has {self.epochs}; give a "
+                "share below 1, or more epochs"
             )
         if schedule.min_lr > self.optimizer.lr:
             raise ConfigError(f"schedule.min_lr is {schedule.min_lr:g}, above optimizer.lr, {self.optimizer.lr:g}")
@@ -250,8 +251,8 @@ class Recipe:
             )
         if settings.thaw >= max(self.epochs, 1):
             raise ConfigError(
-                f"finetune.thaw is {settings.thaw:g} epochs but the run has {self.epochs}; give a share below 1, or "
-                "more epochs"
+                f"finetune.thaw is {counted(settings.thaw, 'epoch')} but the run has {self.epochs}; give a share "
+                "below 1, or more epochs"
             )
 
     @classmethod

@@ -27,7 +27,7 @@ from residuum.train.clock import Clock
 from residuum.train.compiling import compiled, need_compiler
 from residuum.train.distributed import ALONE, Replica, Team, join, own_device
 from residuum.train.execution import Execution
-from residuum.train.finetune import freeze_for, frozen_parts, read_start, take_weights, whole_path
+from residuum.train.finetune import freeze_for, frozen_parts, rates, read_start, take_weights, whole_path
 from residuum.train.loggers import Beginning, Callback, ConsoleLogger
 from residuum.train.loop import look_at, train_epochs
 from residuum.train.optim import learning_rate, make_average, make_optimizer, set_norm_momentum, state_kept
@@ -37,7 +37,7 @@ from residuum.train.recipe import Recipe, check_fit, differences
 from residuum.train.run import DataRecord, Run, free_folder, refuse_existing
 from residuum.train.state import State
 from residuum.train.trackers import need_trackers, open_trackers
-from residuum.units import parse_size, show_budget, show_size
+from residuum.units import counted, parse_size, show_budget, show_size
 from residuum.weights.checkpoint import Checkpoint
 from residuum.weights.files import write_ours
 
@@ -158,7 +158,7 @@ def resume(
                     "be decoded have come or gone; put the data back, or train anew"
                 )
             if progress.epoch >= recipe.epochs and not _owes_test(job):
-                _say(callbacks, "complete", f"all {recipe.epochs} epochs are done; go on by more --epochs")
+                _say(callbacks, "complete", f"after {counted(recipe.epochs, 'epoch')}; go on by more --epochs")
                 return Result(run.path, tuple(progress.history), progress.seconds)
             if recipe.epochs != saved.epochs:
                 _say(callbacks, "epochs", extension(saved, recipe, progress.epoch * len(job.train), len(job.train)))
@@ -339,7 +339,7 @@ def prepare(
         need_compiler(device)
         if execution.memory is not None:
             raise ConfigError("a compiled step plans its own recomputation; leave out --memory or --compile")
-    _say(callbacks, "reading", f"{recipe.data.path}, {len(catalog.classes)} classes")
+    _say(callbacks, "reading", f"{recipe.data.path}, {counted(len(catalog.classes), 'class')}")
     for reason, count in catalog.left_out.items():
         _say(callbacks, "left out", f"{count:,} {reason}")
     with team.in_turn():  # which downloads what is not there
@@ -478,10 +478,13 @@ def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
     splits = [("train", dataset.train), ("val", dataset.val), ("test", dataset.test)]
     counts = ", ".join(f"{len(split.labels):,} {name}" for name, split in splits if split is not None)
     lines = {
-        "data": f"{recipe.data.path}: {counts} images, {len(dataset.classes)} classes, {height}x{width}",
+        "data": f"{recipe.data.path}: {counts} images, {counted(len(dataset.classes), 'class')}, {height}x{width}",
         "network": f"depth {recipe.model.depth}, {sum(p.numel() for p in state.network.parameters()):,} parameters",
         "computing": f"{state.device}, {recipe.precision} ({why})",
     }
+    if dataset.val is None:
+        why_none = ", since each class keeps one to train with" if recipe.data.holdout else ""
+        lines["validation"] = f"no image is held out{why_none}: no val accuracy, and no {run.best.name}"
     if recipe.data.balance != "none":
         sizes = dataset.train.labels.bincount().tolist()
         by = f"evened out by the {recipe.data.balance} with a power of {recipe.data.balance_power:g}"
@@ -490,13 +493,16 @@ def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
         lines["weights"] = job.begun_from
     if recipe.finetune.freeze:
         lines["frozen"] = frozen_parts(state.network, recipe)
+    if different := rates(state.network, state.optimizer, recipe):
+        lines["rates"] = different
     if job.plan is not None:
         cut = Cut.of(job.train.schedule)
         peak = job.plan.peak + beside_a_step(state.network, recipe, cut)
         lines["memory"] = memory_in_words(peak, max(cut.sizes), job.plan, job.execution.memory)
     if recipe.norm_batch != recipe.batch_size or job.team.world > 1:
         chunks = job.train.schedule.chunks
-        lines["chunks"] = f"{chunks} a step, of {recipe.norm_batch} images each, in {job.team.world} processes"
+        processes = counted(job.team.world, "process")
+        lines["chunks"] = f"{chunks} a step, of {recipe.norm_batch} images each, in {processes}"
     if job.train.left_out_per_epoch:
         lines["batches"] = full_batches(len(dataset.train.labels), recipe.batch_size, job.train.left_out_per_epoch)
     lines["run"] = str(run.path)
