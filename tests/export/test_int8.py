@@ -107,11 +107,13 @@ def test_the_stem_takes_the_normalised_image_in_integers(made):
     assert first == ["QuantizeLinear"]
 
 
+@pytest.mark.slow
 def test_logits_are_not_quantised(made):
     _, quantized = made
     assert [node.op_type for node in quantized.graph.node if "logits" in node.output] == ["Gemm"]
 
 
+@pytest.mark.slow
 def test_weights_have_a_scale_for_each_channel(made):
     _, quantized = made
     sizes = {tensor.name: tuple(tensor.dims) for tensor in quantized.graph.initializer}
@@ -132,6 +134,7 @@ def test_weights_of_one_scale_for_all_channels_are_refused(runtime, model, image
         quantize(model, images, test_images, runtime=runtime, threads=1)
 
 
+@pytest.mark.slow
 def test_a_block_is_named_by_its_output(made, model, test_images):
     net, _ = made
     assert net.names == ("stem", "layer1.0", "layer2.0", "layer3.0", "head")
@@ -188,6 +191,7 @@ def test_a_network_that_cannot_be_mended_is_refused_with_its_blocks(model, image
     assert failure.value.table.rows[0][0] == "layer2.0"
 
 
+@pytest.mark.slow
 def test_right_networks_lose_little_and_take_less_room(model, images, test_images):
     found = quantize(model, images, test_images, runtime="onnx", max_drop=5.0, threads=1).report
     assert found.kept == ()

@@ -14,6 +14,9 @@ from residuum.runtimes.onnx import OnnxSession, onnx_model
 from residuum.runtimes.openvino import OpenVinoSession, openvino_model
 
 
+pytestmark = pytest.mark.slow  # the networks that all of them run are exported first
+
+
 @pytest.fixture(scope="module")
 def network():
     return folded_network(create("cifar_resnet20", width=0.25), "fp32", plain=True)
@@ -45,7 +48,6 @@ def session(request):
     return OpenVinoSession(request.getfixturevalue("openvino_network"), precision="fp32", threads=1)
 
 
-@pytest.mark.slow
 def test_a_session_answers_as_the_network_does_for_any_batch_and_size(session, network):
     for shape in ((1, 3, 32, 32), (5, 3, 47, 30)):
         images = torch.randn(shape)
@@ -55,7 +57,6 @@ def test_a_session_answers_as_the_network_does_for_any_batch_and_size(session, n
     assert session.precision == "fp32"
 
 
-@pytest.mark.slow
 def test_an_answer_is_not_written_over_by_the_next_one(session):
     first = session(torch.ones(1, 3, 32, 32))
     kept = first.clone()
@@ -86,7 +87,6 @@ def test_a_batch_that_does_not_fit_is_an_error_of_ours(session):
         session(torch.zeros(1, 3, 32, 32, device="meta"))
 
 
-@pytest.mark.slow
 def test_an_opset_is_had_or_refused(program):
     pytest.importorskip("onnxscript")
     assert onnx_model(program, opset=19).opset_import[0].version == 19
@@ -130,7 +130,6 @@ print("alive")
 """
 
 
-@pytest.mark.slow
 def test_a_signal_after_openvino_is_no_crash(openvino_network, tmp_path):
     pytest.importorskip("openvino").save_model(openvino_network, tmp_path / "network.xml")
     line = [sys.executable, "-X", "faulthandler", "-c", SIGNALLED, str(tmp_path / "network.xml")]

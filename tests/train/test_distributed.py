@@ -217,6 +217,7 @@ def test_what_fails_in_one_process_is_raised_in_all_and_what_was_saved_stays(tmp
     assert (progress["epoch"], progress["step"]) == place
 
 
+@pytest.mark.slow
 def test_an_image_that_fails_at_the_start_in_any_process_leaves_nothing(tmp_path):
     found = in_processes(2, failing, tiny(norm_batch=128), tmp_path / "run", "first image")
     assert [type(error) for error in found] == [DataError, DataError], found
