@@ -13,7 +13,6 @@ from residuum.inference.optimize import folded_network
 from residuum.runtimes.onnx import OnnxSession, onnx_model
 from residuum.runtimes.openvino import OpenVinoSession, openvino_model
 
-
 pytestmark = pytest.mark.slow  # the networks that all of them run are exported first
 
 
