@@ -92,7 +92,7 @@ def made_images(given: Input) -> list[Tensor]:
     swaps or scales them otherwise changes many of their pixels.
     """
     height, width = given.image_size
-    sizes: list[tuple[int, int, int]] = [(3, 61, 45), (1, 97, 113), (2, 2 * height + 1, 3 * width), (1, 1500, 2000)]
+    sizes: list[tuple[int, int, int]] = [(3, 61, 45), (1, 97, 113), (2, 2 * height + 1, 3 * width), (1, 750, 1000)]
     if given.kind != "image":
         sizes = [(3, height, width), (1, height, width)]
         if given.dynamic_size:
