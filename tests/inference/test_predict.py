@@ -1,5 +1,6 @@
 """Classes of image files: by any source, in order, at once, in whatever block, with the file named that is bad."""
 
+import dataclasses
 import itertools
 import time
 
@@ -45,10 +46,10 @@ def images(folder):
 
 
 def shares(model, images):
-    transform = evaluation_transform(PREPROCESSING)
+    transform = evaluation_transform(model.preprocessing)
     pixels = torch.stack([transform(read_image(image, 3)) for image in images])
     with torch.no_grad():
-        return model(normalise(pixels, PREPROCESSING)).softmax(1)
+        return model(normalise(pixels, model.preprocessing)).softmax(1)
 
 
 def same(predictions, model, images, top, tolerance=1e-5):
@@ -174,6 +175,23 @@ def test_an_exported_file_predicts_images_of_any_sizes_in_their_order(model, ima
 
     export(model, tmp_path / "net.pt2", input=kind)
     same(predict(tmp_path / "net.pt2", images), model, images, 3)
+
+
+@pytest.mark.slow
+def test_a_file_of_openvino_predicts_without_its_slow_scaling(model, images, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    from residuum.export import export
+    from residuum.runtimes.openvino import OpenVinoSession
+
+    network = without(model, preprocessing=dataclasses.replace(PREPROCESSING, image_size=(32, 32)))
+    network.load_state_dict(model.state_dict())
+    export(network, tmp_path / "net.xml", input="image", order="bgr")
+    seen, plain = [], OpenVinoSession.__call__
+    monkeypatch.setattr(
+        OpenVinoSession, "__call__", lambda self, x: (seen.append(tuple(x.shape[1:])), plain(self, x))[1]
+    )
+    same(predict(tmp_path / "net.xml", images), network, images, 3)
+    assert set(seen) == {(3, 32, 32)}
 
 
 def test_past_bad_images_every_other_one_has_its_prediction(model, folder, images):

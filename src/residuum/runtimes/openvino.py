@@ -115,6 +115,23 @@ class OpenVinoSession:
             raise ExportError(f"OpenVINO cannot run the network: {_reason(error)}") from error
 
 
+def model_from(path: Path, operator: str) -> "openvino.Model":
+    """A file's model from what the operator of a name gives: that is its input, of the same type, in any shape.
+
+    Raises `ExportError` for a file without that operator or that cannot be read, `MissingExtraError`.
+    """
+    ops = need("openvino.opset13", extra=EXTRA)
+    try:
+        model = core().read_model(str(path))
+        [given] = [op.output(0) for op in model.get_ops() if op.get_friendly_name() == operator]
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(f"OpenVINO cannot open {quoted(str(path))} from {operator} on: {_reason(error)}") from error
+    new = ops.parameter(given.get_partial_shape(), given.get_element_type())
+    for target in given.get_target_inputs():
+        target.replace_source_output(new.output(0))
+    return need("openvino", extra=EXTRA).Model(model.get_results(), [new], operator)
+
+
 def _reason(error: BaseException) -> str:
     """What an error of OpenVINO's says: the lines before tell where in its source it was raised."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
