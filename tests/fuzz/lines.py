@@ -37,7 +37,9 @@ from residuum.errors import LONGEST, quoted
 from residuum.presets import PRESETS
 from residuum.train.recipe import Recipe
 
-SECONDS, BYTES = 5, 2**30  # that a case may take, and by which the process may grow
+# That a case may take of the processor, and by which the process may grow. The list of all presets counts each network
+# layer by layer, which takes 4 s, and 6 beside a busy neighbour.
+SECONDS, BYTES = 10, 2**30
 HANGS = 30  # seconds after which a case is ended
 ENCODINGS = ("utf-8", "ascii", "latin-1", "cp1252")
 # Ends of lines that would train or measure: each is refused before that begins.
