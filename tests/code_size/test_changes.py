@@ -16,8 +16,6 @@ from residuum.weights.layouts import LAYOUTS, to_ours
 
 NAMES = [name for name, _ in CHANGES]
 OTHERS = [contender for contender in CONTENDERS if contender != "residuum"]
-LATE = ("timm", "transformers")  # all their programs together take long
-BY_TIER = [pytest.param(name, marks=pytest.mark.slow) if name in LATE else name for name in OTHERS]
 CONFIGS = {
     "base": {},
     "half_width": {"width": 0.5},
@@ -131,7 +129,7 @@ def test_our_program_makes_the_network_of_its_config(change):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["base", *NAMES])
-@pytest.mark.parametrize("contender", BY_TIER)
+@pytest.mark.parametrize("contender", OTHERS)
 def test_the_program_of_each_contender_makes_the_same_network(contender, change, build):
     theirs = build(contender, change).eval()
     ours = run("residuum", change)["model"].to_empty(device="cpu").eval()

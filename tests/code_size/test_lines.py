@@ -123,7 +123,7 @@ def test_ours_is_counted_in_the_files_that_define_it():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("contender", ["torchvision", "timm", pytest.param("transformers", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("contender", ["torchvision", "timm", "transformers"])
 def test_a_librarys_network_needs_more_than_its_own_file(contender):
     pytest.importorskip(contender)
     counted = count_lines(contender)

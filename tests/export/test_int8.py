@@ -124,7 +124,7 @@ def test_weights_have_a_scale_for_each_channel(made):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_weights_of_one_scale_for_all_channels_are_refused(runtime, model, images, test_images, monkeypatch):
     if runtime == "openvino":
         pytest.importorskip("nncf")

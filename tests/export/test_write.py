@@ -39,7 +39,7 @@ def expected(model, images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", [".onnx", pytest.param(".xml", marks=pytest.mark.slow), ".pt2", ".torchscript"])
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2", ".torchscript"])
 def test_a_file_takes_images_of_any_size_and_says_what_it_is(ending, tmp_path, here):
     needs(ending)
     model = network().train()

@@ -37,9 +37,8 @@ from residuum.errors import LONGEST, quoted
 from residuum.presets import PRESETS
 from residuum.train.recipe import Recipe
 
-# That a case may take of the processor, and by which the process may grow. The list of all presets counts each network
-# layer by layer, which takes 4 s, and 6 beside a busy neighbour.
-SECONDS, BYTES = 10, 2**30
+SECONDS, BYTES = 5, 2**30  # that a case may take of the processor, and by which the process may grow
+PRESETS_SECONDS = 10  # the list of all counts each network layer by layer: 4 s, and 6 beside a busy neighbour
 HANGS = 30  # seconds after which a case is ended
 ENCODINGS = ("utf-8", "ascii", "latin-1", "cp1252")
 # Ends of lines that would train or measure: each is refused before that begins.
@@ -328,7 +327,7 @@ def tried(case: str, attempt: Callable[[], str]) -> Outcome:
         signal.signal(signal.SIGALRM, before)
     seconds = time.process_time() - begin  # of this process: a busy machine is no fault
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held
-    if seconds > SECONDS:
+    if seconds > (PRESETS_SECONDS if "residuum ['presets'" in case else SECONDS):
         kind, says = "fault", f"{seconds:.1f} s; {says}"
     if grown > BYTES:
         kind, says = "fault", f"grew by {grown:,} bytes; {says}"

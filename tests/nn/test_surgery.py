@@ -42,15 +42,7 @@ def test_torchvisions_feature_extractor_takes_any_level():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("resnet18", marks=pytest.mark.slow),
-        pytest.param("seresnet18", marks=pytest.mark.slow),
-        "resnetblur18",
-        pytest.param("preresnet50", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("name", ["resnet18", "seresnet18", "resnetblur18", "preresnet50"])
 def test_quantisation_by_fx_prepares_and_converts(name):
     from torch.ao.quantization import get_default_qconfig_mapping
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx

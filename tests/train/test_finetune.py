@@ -245,9 +245,7 @@ def test_thawed_parts_learn_again_with_every_optimizer(weights, image_folder, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "after", [pytest.param(3, marks=pytest.mark.slow), 9]
-)  # six steps an epoch: frozen, and thawed
+@pytest.mark.parametrize("after", [3, 9])  # six steps an epoch: frozen, and thawed
 def test_a_resumed_run_needs_no_weights_and_ends_the_same(weights, image_folder, tmp_path, each_step, after):
     recipe = started(image_folder(side=8), weights, **{"finetune.freeze": 2, "finetune.thaw": 1, "average.window": 0.3})
     fit(recipe, out=tmp_path / "whole", callbacks=[])

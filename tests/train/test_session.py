@@ -502,9 +502,7 @@ WAYS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "way", ["weighted", *(pytest.param(w, marks=pytest.mark.slow) for w in WAYS if w != "weighted")]
-)
+@pytest.mark.parametrize("way", WAYS)
 def test_a_run_with_any_optimizer_loss_and_mixing_goes_on_bit_equal(way, tmp_path, each_step):
     recipe = tiny(**WAYS[way])
     whole = fit(recipe, out=tmp_path / "whole", callbacks=[])

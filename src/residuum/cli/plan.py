@@ -11,7 +11,7 @@ from residuum.cli.console import say
 from residuum.cli.line import Line
 from residuum.config import ResNetConfig
 from residuum.presets import preset, usual_image_size
-from residuum.units import parse_size, show_budget, show_size
+from residuum.units import parse_size, show_budget
 from residuum.validation import AtLeast
 
 
@@ -54,7 +54,8 @@ def run(command: Plan, console: Console) -> int:
     """Print the plan; draw where asked."""
     from residuum.draw import check_drawable
 
-    room = None if command.memory == "auto" else parse_size(command.memory)
+    if command.memory != "auto":
+        parse_size(command.memory)  # before the work
     if command.draw is not None:
         check_drawable(command.draw)
     import torch
@@ -66,11 +67,8 @@ def run(command: Plan, console: Console) -> int:
     from residuum.nn.resnet import ResNet
 
     device = pick_device(command.device)
-    if room is None:
-        room = free_memory(device)
-        budget = f"{show_size(room)} (free on {device})"
-    else:
-        budget = show_budget(command.memory)
+    room: str | int = free_memory(device) if command.memory == "auto" else command.memory
+    budget = show_budget(room) + (f" (free on {device})" if command.memory == "auto" else "")
     precision, why = str(command.precision), "as asked"  # which need not be one that this device computes
     if precision == "auto":
         precision, why = choose_precision("auto", device)
@@ -81,7 +79,7 @@ def run(command: Plan, console: Console) -> int:
     choose_in_place(model, device, dtype or torch.float32)
     set_up(device)  # as training does, so that it is timed as it runs
     planner = Planner(model, image_size=command.image_size, dtype=dtype, optimizer=command.optimizer, device=device)
-    plan = planner.plan(command.batch_size, room if command.memory == "auto" else command.memory)
+    plan = planner.plan(command.batch_size, room)
     print_plan(console, planner, plan, command.model, room=room, budget=budget, precision=precision, why=why)
     if command.draw is not None:
         draw_frontier(planner, plan, command.draw, command.model)

@@ -17,11 +17,11 @@ from residuum.units import show_size
 
 
 def print_plan(
-    console: Console, planner: Planner, plan: Plan, name: str, *, room: int, budget: str, precision: str, why: str
+    console: Console, planner: Planner, plan: Plan, name: str, *, room: str | int, budget: str, precision: str, why: str
 ) -> None:
     """The choice, its predicted peak and slowdown, the frontier with the uniform modes, the largest batch.
 
-    `room` is the budget in bytes and `budget` the same in words; `why` says why it is this `precision`.
+    `room` is the budget and `budget` the same in words; `why` says why it is this `precision`.
     """
     say(console, Text(name, "bold"), f": batch size {plan.batch_size} in {precision} within {budget}")
     if plan.recomputes:

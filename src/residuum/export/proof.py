@@ -20,7 +20,7 @@ from residuum.export.inputs import Input
 from residuum.inference.engines import TOLERANCE
 from residuum.runtimes.exported import PIXELS, opened
 from residuum.runtimes.onnx import OnnxSession
-from residuum.runtimes.openvino import OpenVinoSession, core
+from residuum.runtimes.openvino import OpenVinoSession, read_model, up_to
 from residuum.units import counted
 
 HALF = 5e-3  # weights in fp16
@@ -293,11 +293,7 @@ def _shows_pixels(path: Path) -> Callable[[Tensor], Tensor] | None:
         model.graph.output.append(onnx.helper.make_tensor_value_info(PIXELS, onnx.TensorProto.UINT8, None))
         return OnnxSession(model.SerializeToString())
     if path.suffix == ".xml":
-        import openvino
-
-        model = core().read_model(str(path))
-        shown = next(op for op in model.get_ops() if op.get_friendly_name() == PIXELS)
-        return OpenVinoSession(openvino.Model([shown.output(0)], model.get_parameters(), PIXELS))
+        return OpenVinoSession(up_to(read_model(path), PIXELS))
     return None
 
 

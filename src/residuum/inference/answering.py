@@ -15,7 +15,7 @@ from residuum.inference.stream import lanes_of_this_machine
 from residuum.inference.surgery import copied, hooked
 from residuum.nn.resnet import ResNet
 from residuum.preprocessing import Preprocessing
-from residuum.runtimes.exported import Exported, Runtime, is_exported, opened, scaled_before
+from residuum.runtimes.exported import Exported, Runtime, is_exported, opened
 from residuum.weights.converting import unsaid
 from residuum.weights.files import load
 
@@ -139,8 +139,8 @@ def _exported(
     lanes = lanes_of_this_machine()
     # Runtimes of others share their threads out by themselves; that of ONNX computes in the thread that calls it.
     onnx = Path(source).suffix == ".onnx" and runtime in ("auto", "onnxruntime")
-    exported = opened(source, runtime=runtime, threads=max(1, torch.get_num_threads() // lanes) if onnx else None)
-    exported = scaled_before(exported)
+    threads = max(1, torch.get_num_threads() // lanes) if onnx else None
+    exported = opened(source, runtime=runtime, threads=threads, slow_scaling=False)
     preprocessing = exported.preprocessing
     if preprocessing is None or (exported.classes is None and names_classes):
         lacking = "preprocessing" if preprocessing is None else "classes"

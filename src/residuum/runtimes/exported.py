@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -110,8 +110,14 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).suffix in RUNTIMES
 
 
-def opened(path: str | Path, *, runtime: Runtime = "auto", threads: int | None = None) -> Exported:
+def opened(
+    path: str | Path, *, runtime: Runtime = "auto", threads: int | None = None, slow_scaling: bool = True
+) -> Exported:
     """An exported file, ready to run on the CPU by `runtime`, its own where that is auto.
+
+    OpenVINO prepares its scaling for each size of image that it has not seen, which takes it seconds for a photograph.
+    Without `slow_scaling` a file that scales there takes `pixels` in place of `image`: what is run is the rest of it.
+    The proof has compared what is left out with `evaluation_transform`.
 
     Raises `ConfigError` for a runtime that there is not or that does not run such files, `ExportError` for a file that
     cannot be read or is not of `residuum export`, `MissingExtraError`.
@@ -134,26 +140,8 @@ def opened(path: str | Path, *, runtime: Runtime = "auto", threads: int | None =
     elif path.suffix == ".onnx":
         note, run = _onnx(path, name, threads)
     else:
-        note, run = _openvino(path, threads)
+        note, run = _openvino(path, threads, slow_scaling)
     return Exported(path, name, run, note)
-
-
-def scaled_before(exported: Exported, *, threads: int | None = None) -> Exported:
-    """A file that takes images of any size as one that takes those of its network's size, where that is much faster.
-
-    OpenVINO prepares its scaling for each size that it has not seen, which takes it seconds for a photograph. The file
-    that is given back leaves its own out; the proof has compared it with `evaluation_transform`. Others are as given.
-    """
-    if exported.runtime != "openvino" or exported.takes != "image":
-        return exported
-    from residuum.runtimes.openvino import OpenVinoSession, model_from
-
-    session = OpenVinoSession(model_from(exported.path, PIXELS), threads=threads)
-
-    def run(images: Tensor) -> Tensor:
-        return session(images.permute(0, 3, 1, 2).contiguous())
-
-    return replace(exported, run=run, note={**exported.note, "input": "pixels", "order": "rgb", "dynamic_size": False})
 
 
 def _onnx(path: Path, runtime: str, threads: int | None) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
@@ -173,11 +161,19 @@ def _onnx(path: Path, runtime: str, threads: int | None) -> tuple[dict[str, Any]
     return note, OpenVinoSession(path, precision="fp32", threads=threads)
 
 
-def _openvino(path: Path, threads: int | None) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
-    from residuum.runtimes.openvino import OpenVinoSession
+def _openvino(path: Path, threads: int | None, slow_scaling: bool) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
+    from residuum.runtimes.openvino import OpenVinoSession, after, metadata, read_model
 
-    session = OpenVinoSession(path, threads=threads)
-    return _read(session.metadata(NOTE), path), session
+    model = read_model(path)
+    note = _read(metadata(model, NOTE), path)
+    if slow_scaling or note["input"] != "image":
+        return note, OpenVinoSession(path, threads=threads)
+    session = OpenVinoSession(after(model, PIXELS), threads=threads)
+
+    def run(images: Tensor) -> Tensor:
+        return session(images.permute(0, 3, 1, 2).contiguous())
+
+    return note | {"input": "pixels", "order": "rgb", "dynamic_size": False}, run
 
 
 def _program(path: Path) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:

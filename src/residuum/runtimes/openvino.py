@@ -78,9 +78,9 @@ class OpenVinoSession:
             settings["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
+        opened = read_model(model) if isinstance(model, Path) else model
         try:
-            opened = ov.read_model(str(model)) if isinstance(model, Path) else model
-            self._opened, self._compiled = opened, ov.compile_model(opened, "CPU", settings)
+            self._compiled = ov.compile_model(opened, "CPU", settings)
             ran_in = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         except Exception as error:
             what = quoted(str(model)) if isinstance(model, Path) else "the model"
@@ -89,10 +89,6 @@ class OpenVinoSession:
         if precision not in ("auto", self.precision):  # it takes the wish and does something else
             raise DeviceError(f"OpenVINO computes no {precision} on this processor; ask for {self.precision} or auto")
         self._requests = threading.local()
-
-    def metadata(self, key: str) -> str | None:
-        """What the model says under a key beside its graph; None where it says nothing."""
-        return str(self._opened.get_rt_info([key]).value) if self._opened.has_rt_info([key]) else None
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         return torch.from_numpy(self._run(tensors)[0])
@@ -115,21 +111,41 @@ class OpenVinoSession:
             raise ExportError(f"OpenVINO cannot run the network: {_reason(error)}") from error
 
 
-def model_from(path: Path, operator: str) -> "openvino.Model":
-    """A file's model from what the operator of a name gives: that is its input, of the same type, in any shape.
-
-    Raises `ExportError` for a file without that operator or that cannot be read, `MissingExtraError`.
-    """
-    ops = need("openvino.opset13", extra=EXTRA)
+def read_model(path: Path) -> "openvino.Model":
+    """The model in an .xml or .onnx file; raises `ExportError` for one that cannot be read, `MissingExtraError`."""
     try:
-        model = core().read_model(str(path))
-        [given] = [op.output(0) for op in model.get_ops() if op.get_friendly_name() == operator]
-    except (RuntimeError, ValueError) as error:
-        raise ExportError(f"OpenVINO cannot open {quoted(str(path))} from {operator} on: {_reason(error)}") from error
-    new = ops.parameter(given.get_partial_shape(), given.get_element_type())
+        return core().read_model(str(path))
+    except Exception as error:  # its own, of many kinds
+        raise ExportError(f"OpenVINO cannot open {quoted(str(path))}: {_reason(error)}") from error
+
+
+def metadata(model: "openvino.Model", key: str) -> str | None:
+    """What a model says under a key beside its graph; None where it says nothing."""
+    return str(model.get_rt_info([key]).value) if model.has_rt_info([key]) else None
+
+
+def up_to(model: "openvino.Model", operator: str) -> "openvino.Model":
+    """A model that gives what its operator of a name gives; raises `ExportError` where it has none."""
+    return need("openvino", extra=EXTRA).Model([_output(model, operator)], model.get_parameters(), operator)
+
+
+def after(model: "openvino.Model", operator: str) -> "openvino.Model":
+    """What comes after the operator of a name, with what that gives as its input; the model itself is changed.
+
+    Raises `ExportError` where it has none.
+    """
+    given = _output(model, operator)
+    new = need("openvino.opset13", extra=EXTRA).parameter(given.get_partial_shape(), given.get_element_type())
     for target in given.get_target_inputs():
         target.replace_source_output(new.output(0))
     return need("openvino", extra=EXTRA).Model(model.get_results(), [new], operator)
+
+
+def _output(model: "openvino.Model", operator: str) -> Any:
+    found = next((op.output(0) for op in model.get_ops() if op.get_friendly_name() == operator), None)
+    if found is None:
+        raise ExportError(f"the model has no operator {quoted(operator)}")
+    return found
 
 
 def _reason(error: BaseException) -> str:

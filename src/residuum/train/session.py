@@ -450,7 +450,7 @@ def beside_a_step(network: ResNet, recipe: Recipe, cut: Cut) -> int:
 
 def memory_in_words(peak: int, images: int, plan: Plan | None, budget: str | None) -> str:
     """What a step's tensors take, with how many images, and where there is a budget what is recomputed for it."""
-    step = f"for a step's tensors, with {images:,} image{'s' * (images > 1)} at once"
+    step = f"for a step's tensors, with {counted(images, 'image')} at once"
     if plan is None or budget is None:
         return f"{show_size(peak)} {step}"
     within = f"{show_size(peak)} of {'what is free' if budget == 'auto' else show_budget(budget)} {step}"

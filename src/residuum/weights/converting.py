@@ -161,10 +161,9 @@ def _names(classes: Sequence[str] | str | Path) -> Sequence[str]:
 
 def _preprocessing(given: Preprocessing | str, config: ResNetConfig) -> Preprocessing:
     """What `convert` was given, as data that fits the network; raises `WeightsError` and `ConfigError`."""
+    found: Preprocessing | None
     if given == "imagenet":
-        if config.in_channels != 3:
-            raise WeightsError(f"imagenet is of 3 channels, but the network takes {config.in_channels}")
-        found: Preprocessing | None = IMAGENET
+        found = IMAGENET
     elif isinstance(given, str) and given.endswith(".json"):
         try:
             found = Preprocessing.from_dict(json.loads(read_text(Path(given), WeightsError)))
@@ -175,9 +174,8 @@ def _preprocessing(given: Preprocessing | str, config: ResNetConfig) -> Preproce
     if found is None:
         raise WeightsError(f"{quoted(given)} does not say its preprocessing itself; give imagenet, or a JSON file")
     if found.channels != config.in_channels:
-        raise WeightsError(
-            f"the preprocessing is of {found.channels} channels, but the network takes {config.in_channels}"
-        )
+        what = "imagenet" if given == "imagenet" else "the preprocessing"
+        raise WeightsError(f"{what} is of {found.channels} channels, but the network takes {config.in_channels}")
     return found
 
 
