@@ -1,9 +1,9 @@
-"""Write the pages of the reference that are tables: docs/reference/commands.md, presets.md and recipes.md.
+"""Write the tables that are made: pages of docs/reference, and the costs of presets that the package holds.
 
     python -m scripts.reference
 
-Commands come from their dataclasses in `residuum.cli`, presets and recipes from their tables. A test makes each page
-anew and compares it with what is committed. It needs the extras `docs` and `bench`.
+Commands come from their dataclasses in `residuum.cli`, presets and recipes from their tables, costs from
+`residuum.cost`. A test makes each anew and compares it with what is committed. It needs the extras `docs` and `bench`.
 """
 
 import ast
@@ -20,7 +20,7 @@ from scripts.field_comments import cell, comment_at, linked, prose
 from residuum.cli.line import Line, Option, options_of
 from residuum.cli.main import COMMANDS
 from residuum.config import ResNetConfig
-from residuum.presets import PRESETS, usual_image_size
+from residuum.presets import COSTS, PRESETS, preset_costs, usual_image_size
 from residuum.train.execution import Execution
 from residuum.train.recipe import Recipe
 from residuum.train.recipes import RECIPES, NamedRecipe
@@ -179,13 +179,20 @@ def _table(rows: Iterator[tuple[str, ...]]) -> list[str]:
 # -- presets and recipes -----------------------------------------------------------------------------------------------
 
 
+def costs() -> str:
+    """Parameters and MAC of all presets; takes some seconds."""
+    from residuum.cost import totals
+
+    figures = {name: totals(config, usual_image_size(name)) for name, config in PRESETS.items()}
+    return "preset,parameters,macs\n" + "".join(f"{name},{count},{macs}\n" for name, (count, macs) in figures.items())
+
+
 def presets() -> str:
-    """The page of all presets with their costs and sources; takes some seconds."""
+    """The page of all presets with their costs and sources."""
     import timm
     import torchvision
 
     from residuum.cli.tables import gigas
-    from residuum.cost import totals
 
     libraries = {"torchvision": set(torchvision.models.list_models()), "timm": set(timm.list_models())}
     lines = [
@@ -203,7 +210,7 @@ def presets() -> str:
     families: dict[str, list[str]] = {}
     for name, config in PRESETS.items():
         size = usual_image_size(name)
-        parameters, macs = totals(config, size)
+        parameters, macs = preset_costs()[name]
         apart = ", ".join(_differing(config))
         also = ", ".join(library for library, names in libraries.items() if name in names)
         figures = f"{config.depth} | {parameters:,} | {gigas(macs)} | {size[0]}"
@@ -296,8 +303,14 @@ def _facts(found: NamedRecipe) -> Iterator[str]:
     yield f"- Reproduced: {found.reproduced or 'no'}."
 
 
-PAGES = {"commands": commands, "presets": presets, "recipes": recipes}
+REFERENCE = DOCS / "reference"
+MADE_OF = {  # costs first: the page of presets shows them
+    COSTS: costs,
+    REFERENCE / "commands.md": commands,
+    REFERENCE / "presets.md": presets,
+    REFERENCE / "recipes.md": recipes,
+}
 
 if __name__ == "__main__":
-    for page, make in PAGES.items():
-        (DOCS / "reference" / f"{page}.md").write_text(make(), encoding="utf-8")
+    for path, make in MADE_OF.items():
+        path.write_text(make(), encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from scripts import reference
+from scripts.reference import MADE_OF
 
 import residuum
 
@@ -120,10 +120,11 @@ def test_a_name_of_torchvision_or_timm_on_a_page_is_one_of_theirs():
             pkgutil.resolve_name(name)
 
 
-@pytest.mark.parametrize("page", ["commands", "recipes", pytest.param("presets", marks=pytest.mark.slow)])
-def test_a_table_of_the_reference_is_what_the_sources_say(page):
-    made = reference.PAGES[page]()
-    assert made == read(DOCS / "reference" / f"{page}.md"), "make it anew: python -m scripts.reference"
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=[pytest.mark.slow] * (p.suffix == ".csv")) for p in MADE_OF], ids=lambda p: p.name
+)
+def test_a_table_that_is_made_is_what_the_sources_say(path):
+    assert MADE_OF[path]() == read(path), "make it anew: python -m scripts.reference"
 
 
 @pytest.mark.slow

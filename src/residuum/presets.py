@@ -4,14 +4,19 @@ Two of timm's `resnet` module are left out: in `ecaresnet50d_pruned` and `ecares
 numbers of its own, which no field says.
 """
 
+import csv
 import fnmatch
+import functools
 import os
+from pathlib import Path
 from typing import Any
 
 from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, nearest, quoted
 
 Fields = dict[str, Any]
+
+COSTS = Path(__file__).with_name("presets.csv")
 
 _BASIC: Fields = {"block": "basic"}
 _D: Fields = {"stem": "deep", "downsample": "avg"}  # 1812.01187, table 5
@@ -146,6 +151,16 @@ def usual_image_size(name: str) -> tuple[int, int]:
     preset(name)
     side = 8 if name == "digits_resnet" else 32 if name.startswith("cifar_") else 224
     return side, side
+
+
+@functools.cache
+def preset_costs() -> dict[str, tuple[int, int]]:
+    """Of each preset its parameters and the MAC of one image of its usual size, without torch.
+
+    From a table that `python -m scripts.reference` makes of what `residuum.cost` finds, and a test compares with it.
+    """
+    with COSTS.open(encoding="utf-8", newline="") as file:
+        return {row["preset"]: (int(row["parameters"]), int(row["macs"])) for row in csv.DictReader(file)}
 
 
 def preset(name: str) -> ResNetConfig:

@@ -29,16 +29,20 @@ def test_help_lists_the_commands_without_torch():
 
 
 @pytest.mark.parametrize(
-    "line", ["train --model resnet51", "train --data nope", "train --model.width -1", "summary nope"]
-)
-def test_mistakes_in_names_and_fields_are_answered_without_torch(line):
-    code = (
+    ("line", "code"),
+    [
+        ("train --model resnet51", 2), ("train --data nope", 2), ("train --model.width -1", 2), ("summary nope", 2),
+        ("presets", 0), ("recipes", 0),
+    ],
+)  # fmt: skip
+def test_lists_and_mistakes_in_names_and_fields_are_answered_without_torch(line, code):
+    program = (
         f"import sys; sys.argv = ['residuum', *{line.split()!r}]\nfrom residuum.cli import main\n"
         "try: main()\nexcept SystemExit as e: print(e.code, 'torch' in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip().endswith("2 False")
-    assert result.stderr.startswith("error: ")
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().endswith(f"{code} False")
+    assert result.stderr.startswith("error: " if code else "")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,6 @@ from residuum.presets import PRESETS
 from residuum.train.recipe import Recipe
 
 SECONDS, BYTES = 5, 2**30  # that a case may take of the processor, and by which the process may grow
-PRESETS_SECONDS = 10  # the list of all counts each network layer by layer: 4 s, and 6 beside a busy neighbour
 HANGS = 30  # seconds after which a case is ended
 ENCODINGS = ("utf-8", "ascii", "latin-1", "cp1252")
 # Ends of lines that would train or measure: each is refused before that begins.
@@ -241,7 +240,7 @@ def line(rng: random.Random, name: str) -> list[str]:
         given = words(rng, value) if option.words else []
         groups.append([f"{flag}={given[0]}"] if len(given) == 1 and rng.random() < 0.3 else [flag, *given])
     for option in options:
-        if option.positional and rng.random() < (1 if name == "presets" else 0.9):  # counting all presets takes a while
+        if option.positional and rng.random() < 0.9:
             preset = name in ("summary", "plan") and rng.random() < 0.8
             groups.append([rng.choice(list(PRESETS)) if preset else rng.choice(TEXTS[1:]).replace("\0", "")])
     rng.shuffle(groups)
@@ -327,7 +326,7 @@ def tried(case: str, attempt: Callable[[], str]) -> Outcome:
         signal.signal(signal.SIGALRM, before)
     seconds = time.process_time() - begin  # of this process: a busy machine is no fault
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held
-    if seconds > (PRESETS_SECONDS if "residuum ['presets'" in case else SECONDS):
+    if seconds > SECONDS:
         kind, says = "fault", f"{seconds:.1f} s; {says}"
     if grown > BYTES:
         kind, says = "fault", f"grew by {grown:,} bytes; {says}"

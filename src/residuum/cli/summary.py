@@ -42,7 +42,7 @@ def defaults(line: Line) -> Summary:
 
 def run(command: Summary, console: Console) -> int:
     """Print the table; draw where asked."""
-    from residuum.cli.tables import summarise
+    from residuum.cli.summary_report import summarise
     from residuum.draw import check_drawable, draw
 
     if command.draw is not None:
