@@ -216,11 +216,16 @@ class Apart:
 def apart(
     contenders: Sequence[Contender], threads: int, prepare: Prepare = prepare
 ) -> Iterator[Mapping[Contender, Apart]]:
-    """A process for each contender; they start side by side, and end with the block."""
+    """A process for each contender; they start side by side, and end with the block.
+
+    That of a reference starts when it is first asked: which are needed is known when contenders have said how they
+    compute.
+    """
     processes = {contender: Apart(threads, prepare) for contender in contenders}
     try:
-        for process in processes.values():
-            process.start()
+        for contender, process in processes.items():
+            if contender.name not in REFERENCES:
+                process.start()
         yield processes
     finally:
         for process in processes.values():
