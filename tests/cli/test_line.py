@@ -103,6 +103,8 @@ def test_a_list_leaves_its_last_word_to_a_positional_that_has_none():
         ("x --wnd calm", "no flag '--wnd'; did you mean '--wind'?"),
         ("x --qqq 3", "no flag '--qqq'; 'sail --help' shows"),
         ("x --win calm", "no flag '--win'; did you mean '--wind'?"),
+        ("x --no-optimizer.nesterov", "no flag '--no-optimizer.nesterov'; did you mean '--optimizer.no-nesterov'?"),
+        ("x --no-fats", "no flag '--no-fats'; did you mean '--no-fast'?"),
         ("x --wind strom", "--wind is 'strom'; it must be one of calm, storm; did you mean 'storm'?"),
         ("x --wind", "--wind: expected one argument"),
         ("x --size y", "--size: expected 2 arguments"),

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import re
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,7 +103,9 @@ def read(kind: type, args: Sequence[str], prog: str) -> Line:
     if line.asks_help:
         rest = [word for word in rest if not word.startswith("-")]
     elif unknown:
-        meant = nearest(unknown[0], [flag for option in flags for flag in option.flags[:1]])
+        word = re.sub(r"^--no-(.+\.)", r"--\1no-", unknown[0])  # of a dotted switch it stands behind the dot
+        off = "no-" in word
+        meant = nearest(word, [option.flags[1 if off and option.kind is bool else 0] for option in flags])
         raise ConfigError(f"{prog} has no flag {quoted(unknown[0])}{meant or f'; {_ask(prog)}'}")
     left = _assign(line.given, [option for option in options if option.positional], flags, [*rest, *after])
     if not line.asks_help:
