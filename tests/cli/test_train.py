@@ -161,11 +161,12 @@ def test_a_dry_run_prints_what_would_be_and_writes_nothing(command, tmp_path, mo
     assert result.code == 0
     assert not [*tmp_path.iterdir()]
     for topic, pattern in {
-        "steps": r"\d+ an epoch, \d+ in all", "lr": r"0\.1 at step 1",
+        "steps": r"\d+ an epoch, \d+ in all", "lr": r"0\.1 at step 1", "network": "depth 10, ",
         "time": r"\d+ s in all, [\d.]+ ms a step, of which \d+% wait",
         "memory": r"[\d.]+ MB for a step's tensors, with \d+ images at once$", "computing": "cpu, fp32",
     }.items():  # fmt: skip
         assert re.search(rf"^{topic} +.*{pattern}", result.out, re.MULTILINE), topic
+    assert "chunks " not in result.out
     assert re.search(r"^ {11}[\u2581-\u2588]{5}$", result.out, re.MULTILINE)  # a block a step
     shown = result.out[result.out.index("epochs = ") : result.out.index("data       ")]
     assert Recipe.from_toml(shown) == recipe(*QUICK)

@@ -287,8 +287,9 @@ def test_small_images_in_memory_are_scaled_to_what_the_weights_want(weights, tmp
 
 def test_an_estimate_starts_from_weights_too(weights, image_folder):
     found = estimate(started(image_folder(side=8), weights, **{"finetune.freeze": 3}))
+    assert {"frozen", "rates"} <= set(found.facts)
     assert found.steps == 5
-    assert "the head is new, of 3 classes" in found.begun_from
+    assert "the head is new, of 3 classes" in found.facts["weights"]
 
 
 def test_a_step_with_frozen_parts_leaves_them_no_gradient_and_no_momentum():

@@ -162,19 +162,15 @@ def _estimate(command: Train, console: Console, callbacks: Sequence[Callback]) -
     found = estimate(command.recipe, command.execution, callbacks=callbacks, catalog=command.catalog)
     total = found.steps * found.recipe.epochs
     rates = ", ".join(f"{lr:.4g} at step {step:,}" for step, lr in found.rates())
-    lines = {
-        "data": f"{counted(found.train_images, 'train image')}, {counted(found.val_images, 'val image')}",
+    lines = dict(found.facts) | {
         "steps": f"{found.steps:,} an epoch, {total:,} in all",
         "lr": rates,
         "": sparkline(found.curve(SPARKS), console),
         **({"target": found.target} if found.target else {}),
-        "computing": found.computing,
         "time": f"{duration(found.seconds)} in all, {1000 * found.step_seconds:.1f} ms a step, of which "
         f"{found.waiting:.0%} waiting for data",
         "memory": memory_in_words(found.memory, found.images, found.plan, command.execution.memory),
     }
-    if found.begun_from is not None:
-        lines = {"weights": found.begun_from} | lines
     console.print(found.recipe.to_toml(), highlight=False, markup=False)
     for topic, text in lines.items():
         callbacks[0].say(topic, text)

@@ -1,6 +1,6 @@
 """What a run would take, from a few steps of it that are timed and thrown away. Nothing is written."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,7 +22,7 @@ from residuum.train.mixing import mix
 from residuum.train.optim import learning_rate, state_kept
 from residuum.train.recipe import Recipe, check_fit
 from residuum.train.schedules import steps_of
-from residuum.train.session import Job, beside_a_step, generators_kept, prepare
+from residuum.train.session import Job, beside_a_step, facts, generators_kept, prepare
 from residuum.train.step import forward
 
 STEPS = 20  # timed at most
@@ -42,10 +42,9 @@ class Estimate:
     seconds: float
     memory: int
     images: int  # that a process has in memory at once: a step's, or those of a chunk
-    computing: str
     waiting: float  # share of a step, 0 to 1
     target: str  # of the first image that is mixed, class by class; empty where none are
-    begun_from: str | None = None  # what was taken from weights, in a sentence
+    facts: Mapping[str, str]  # what a run says as it begins: topic to sentence
     plan: Plan | None = None  # what is recomputed, where there is a budget
 
     def rates(self, points: int = 5) -> tuple[tuple[int, float], ...]:
@@ -85,7 +84,7 @@ def estimate(
     recipe, weights = read_start(recipe.replace(precision=precision))
     with generators_kept(device):
         job = prepare(recipe, execution, catalog, device, callbacks, weights)
-        memory = _memory(job)
+        told, memory = facts(job, why), _memory(job)
         steps = len(job.train)
         seconds: dict[str, float] = {}
         step_seconds = _step_seconds(job, Clock(device, seconds))
@@ -100,10 +99,9 @@ def estimate(
         recipe.epochs * epoch,
         memory,
         max(Cut.of(job.train.schedule).sizes),
-        f"{device}, {precision} ({why})",
         waiting(seconds),
         target,
-        job.begun_from,
+        told,
         job.plan,
     )
 

@@ -25,6 +25,7 @@ from residuum.files import write_text, write_whole
 from residuum.train.execution import Execution
 from residuum.train.recipe import Recipe
 
+BEST = "best.safetensors"
 STATES = ("state.pt", "state-previous.pt")
 
 
@@ -86,7 +87,7 @@ class Run:
     @property
     def best(self) -> Path:
         """The weights of the epoch that did best on the validation split."""
-        return self.path / "best.safetensors"
+        return self.path / BEST
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe, execution: Execution, data: DataRecord) -> Self:

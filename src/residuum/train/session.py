@@ -34,7 +34,7 @@ from residuum.train.optim import learning_rate, make_average, make_optimizer, se
 from residuum.train.processes import Stop
 from residuum.train.profiling import Profile
 from residuum.train.recipe import Recipe, check_fit, differences
-from residuum.train.run import DataRecord, Run, free_folder, refuse_existing
+from residuum.train.run import BEST, DataRecord, Run, free_folder, refuse_existing
 from residuum.train.state import State
 from residuum.train.trackers import need_trackers, open_trackers
 from residuum.units import counted, parse_size, show_budget, show_size
@@ -471,8 +471,8 @@ def _listeners(job: Job, run: Run, callbacks: Sequence[Callback]) -> Sequence[Ca
     return (*callbacks, WaitingForData(callbacks, workers), *trackers)
 
 
-def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
-    """Tell the callbacks what will be trained on what, and how."""
+def facts(job: Job, why: str) -> dict[str, str]:
+    """What will be trained on what, and how: topic to sentence. `why` is the reason for the recipe's precision."""
     recipe, dataset, state = job.recipe, job.dataset, job.state
     height, width = dataset.preprocessing.image_size
     splits = [("train", dataset.train), ("val", dataset.val), ("test", dataset.test)]
@@ -484,7 +484,7 @@ def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
     }
     if dataset.val is None:
         why_none = ", since each class keeps one to train with" if recipe.data.holdout else ""
-        lines["validation"] = f"no image is held out{why_none}: no val accuracy, and no {run.best.name}"
+        lines["validation"] = f"no image is held out{why_none}: no val accuracy, and no {BEST}"
     if recipe.data.balance != "none":
         sizes = dataset.train.labels.bincount().tolist()
         by = f"evened out by the {recipe.data.balance} with a power of {recipe.data.balance_power:g}"
@@ -499,14 +499,18 @@ def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
         cut = Cut.of(job.train.schedule)
         peak = job.plan.peak + beside_a_step(state.network, recipe, cut)
         lines["memory"] = memory_in_words(peak, max(cut.sizes), job.plan, job.execution.memory)
-    if recipe.norm_batch != recipe.batch_size or job.team.world > 1:
-        chunks = job.train.schedule.chunks
+    if (chunks := job.train.schedule.chunks) > 1 or job.team.world > 1:
         processes = counted(job.team.world, "process")
-        lines["chunks"] = f"{chunks} a step, of {recipe.norm_batch} images each, in {processes}"
+        lines["chunks"] = f"{chunks} a step, of {recipe.batch_size // chunks} images each, in {processes}"
     if job.train.left_out_per_epoch:
         lines["batches"] = full_batches(len(dataset.train.labels), recipe.batch_size, job.train.left_out_per_epoch)
-    lines["run"] = str(run.path)
-    progress = state.progress
+    return lines
+
+
+def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
+    """Tell the callbacks what will be trained on what, and how."""
+    recipe, dataset, progress = job.recipe, job.dataset, job.state.progress
+    lines = facts(job, why) | {"run": str(run.path)}
     if progress.epoch or progress.step:
         within = f"step {progress.step} of {len(job.train)} in epoch {progress.epoch + 1}"
         lines["resumed"] = f"after {within if progress.step else f'epoch {progress.epoch}'} of {recipe.epochs}"
