@@ -163,7 +163,8 @@ def test_mmpretrains_classifier_beside_its_backbone_is_found():
 
 def test_what_lies_beside_a_prefixed_network_is_left_out_and_said():
     weights = state(network(), "backbone.body.") | {"rpn.head.weight": torch.zeros(3)}
-    assert "1 tensors beside the network were left out: 'rpn.head.weight'" in str(load_weights(create(CONFIG), weights))
+    report = str(load_weights(create(CONFIG), weights))
+    assert "tensors beside the network (1) were left out: 'rpn.head.weight'" in report
 
 
 # -- kinds of files ----------------------------------------------------------------------------------------------------

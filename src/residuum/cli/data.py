@@ -111,7 +111,7 @@ def _print(found: "Check", console: Console) -> None:
         say(console, "sizes      height x width: ", words)
         say(console, "modes      ", ", ".join(f"{mode} {count:,}" for mode, count in found.modes.items()))
     for kind, count in catalog.left_out.items():
-        say(console, "left out   ", f"{count:,} {kind}")
+        say(console, "left out   ", f"{kind} ({count:,})")
     _faults(console, "image", "cannot be decoded", found.bad, "red")
     for what, groups, colour in (
         ("are in several splits", found.between, "red"),

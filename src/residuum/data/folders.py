@@ -111,7 +111,7 @@ def _files(path: str, classes: tuple[str, ...], present: set[str], split: str, w
         before = Counter(walk.left_out)
         listed = sorted(_images(folder, walk))
         if not listed and split == "train":
-            others = [f"{number:,} {kind}" for kind, number in (walk.left_out - before).most_common(3)]
+            others = [f"{kind} ({number:,})" for kind, number in (walk.left_out - before).most_common(3)]
             raise DataError(
                 f"{quoted(folder, 200)} holds no image{', but ' * bool(others)}{', '.join(others)}; add some "
                 f"({', '.join(tuple(FORMATS)[:10])}, ...), or remove the class"

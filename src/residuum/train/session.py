@@ -341,7 +341,7 @@ def prepare(
             raise ConfigError("a compiled step plans its own recomputation; leave out --memory or --compile")
     _say(callbacks, "reading", f"{recipe.data.path}, {counted(len(catalog.classes), 'class')}")
     for reason, count in catalog.left_out.items():
-        _say(callbacks, "left out", f"{count:,} {reason}")
+        _say(callbacks, "left out", f"{reason} ({count:,})")
     with team.in_turn():  # which downloads what is not there
         dataset = open_dataset(
             catalog,

@@ -98,7 +98,7 @@ def _checkpoint(network: Network, where: str, said: Said, notes: list[str]) -> C
     check_kinds(network.tensors, where)
     outside = [name for name in network.beside if not name.endswith(("num_batches_tracked",))]
     if outside:
-        notes = [*notes, f"{len(outside)} tensors beside the network were left out: {some(outside)}"]
+        notes = [*notes, f"tensors beside the network ({len(outside)}) were left out: {some(outside)}"]
     if said.sha256 is not None and said.sha256 != digest(network.tensors):
         raise WeightsError(f"{where} is damaged: its tensors are not those that were saved; get the file again")
     return Checkpoint(
