@@ -132,7 +132,7 @@ def _build() -> dict[str, ResNetConfig]:
 
     for depth in (20, 56, 110):
         add(f"cifar_preresnet{depth}", 10, _CIFAR, _PREACT, {"depths": ((depth - 2) // 6,) * 3})
-    # Ours, for short runs: three wide blocks on maps of 16x16, 8x8 and 4x4, with all channels in the shortcuts.
+    # Ours, for short runs: three wide blocks on maps of 16x16, 8x8 and 4x4, whose shortcuts have weights (ResNet-D).
     add("cifar_resnet8_wide", 10, _CIFAR, {
         "depths": (1, 1, 1), "widths": (48, 96, 192), "first_stride": 2, "downsample": "avg",
         "zero_init_residual": False,
