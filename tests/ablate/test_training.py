@@ -156,7 +156,7 @@ threads = 1
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1.5)
 @pytest.mark.parametrize("metric", KNOWN)
 def test_known_effects_on_the_digits_are_found(metric, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
@@ -182,7 +182,7 @@ def test_a_cell_trained_by_two_processes_has_the_weights_of_one(tmp_path, monkey
     assert "torchrun --standalone --nproc-per-node=2 -m residuum train" in found[1].command
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1.5)
 def test_a_study_that_is_killed_ends_as_one_that_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
     study = tmp_path / "study.toml"

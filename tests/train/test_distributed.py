@@ -310,7 +310,7 @@ def test_batches_that_do_not_divide_into_chunks_are_refused():
         tiny(batch_size=64, norm_batch=24)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 def test_processes_that_are_killed_again_and_again_end_with_the_very_same_state(tmp_path):
     """Under torchrun, which starts all of them again."""
     from benchmarks.kills import disturbed, same
