@@ -221,7 +221,10 @@ def test_names_that_are_no_utf8_are_only_names(tmp_path):
         (lambda root: shutil.copytree(root / "test", root / "testing"), "'test' and 'testing', which both mean test"),
         (lambda root: (root / "train" / "red").rename(root / "train" / "pink"), "has classes that .* has not: 'red'"),
         (lambda root: (root / "train" / "pink").mkdir(), "pink' holds no image; add some"),
-        (lambda root: [p.rename(p.with_suffix(".heic")) for p in (root / "train" / "red").iterdir()], "heic. .8.; add"),
+        (
+            lambda root: [p.rename(p.with_suffix(".heic")) for p in (root / "train" / "red").iterdir()],
+            r"but files that end in '\.heic' \(8\); add some",
+        ),
         (lambda root: [p.unlink() for p in (root / "test").glob("*/*")], "test' holds no image in any class"),
         (lambda root: [shutil.rmtree(p) for p in root.glob("*/[rb]*")], "1 class folder; "),
         (

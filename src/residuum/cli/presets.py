@@ -6,7 +6,6 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from residuum.cli.tables import MAC, figures_table, gigas, show
 from residuum.errors import ConfigError, nearest, quoted
 from residuum.presets import PRESETS, list_presets, preset_costs, usual_image_size
 
@@ -24,6 +23,8 @@ def run(command: Presets, console: Console) -> int:
 
     A pattern without `*`, `?` or `[` fits every name that contains it. Raises `ConfigError` where none fits.
     """
+    from residuum.cli.tables import MAC, figures_table, gigas, show
+
     pattern = command.pattern
     names = list_presets(pattern if any(c in pattern for c in "*?[") else f"*{pattern}*")
     if not names:
