@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -108,10 +109,18 @@ def test_an_onnx_file_that_scales_otherwise_is_refused_by_its_pixels(tmp_path, h
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["linear", "bicubic_pillow"])
-def test_an_openvino_file_that_scales_otherwise_is_refused_by_its_pixels(mode, tmp_path, here, monkeypatch):
+@pytest.mark.parametrize("change", ["bicubic", "a pixel off"])
+def test_an_openvino_file_that_scales_otherwise_is_refused_by_its_pixels(change, tmp_path, here, monkeypatch):
     pytest.importorskip("openvino")
-    monkeypatch.setitem(write.openvino._MODES, "bilinear", mode)
+    along = write.openvino._along
+
+    def changed(x, axis, length, first, count, *, cubic):
+        from openvino import opset13 as ops
+
+        first = ops.add(first, np.int32(1)) if change == "a pixel off" else first
+        return along(x, axis, length, first, count, cubic=change == "bicubic")
+
+    monkeypatch.setattr(write.openvino, "_along", changed)
     refused(tmp_path / "net.xml", PIXELS)
 
 

@@ -140,7 +140,7 @@ def _exported(
     # Runtimes of others share their threads out by themselves; that of ONNX computes in the thread that calls it.
     onnx = Path(source).suffix == ".onnx" and runtime in ("auto", "onnxruntime")
     threads = max(1, torch.get_num_threads() // lanes) if onnx else None
-    exported = opened(source, runtime=runtime, threads=threads, slow_scaling=False)
+    exported = opened(source, runtime=runtime, threads=threads)
     preprocessing = exported.preprocessing
     if preprocessing is None or (exported.classes is None and names_classes):
         lacking = "preprocessing" if preprocessing is None else "classes"

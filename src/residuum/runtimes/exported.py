@@ -110,14 +110,8 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).suffix in RUNTIMES
 
 
-def opened(
-    path: str | Path, *, runtime: Runtime = "auto", threads: int | None = None, slow_scaling: bool = True
-) -> Exported:
+def opened(path: str | Path, *, runtime: Runtime = "auto", threads: int | None = None) -> Exported:
     """An exported file, ready to run on the CPU by `runtime`, its own where that is auto.
-
-    OpenVINO prepares its scaling for each size of image that it has not seen, which takes it seconds for a photograph.
-    Without `slow_scaling` a file that scales there takes `pixels` in place of `image`: what is run is the rest of it.
-    The proof has compared what is left out with `evaluation_transform`.
 
     Raises `ConfigError` for a runtime that there is not or that does not run such files, `ExportError` for a file that
     cannot be read or is not of `residuum export`, `MissingExtraError`.
@@ -140,7 +134,7 @@ def opened(
     elif path.suffix == ".onnx":
         note, run = _onnx(path, name, threads)
     else:
-        note, run = _openvino(path, threads, slow_scaling)
+        note, run = _openvino(path, threads)
     return Exported(path, name, run, note)
 
 
@@ -161,19 +155,10 @@ def _onnx(path: Path, runtime: str, threads: int | None) -> tuple[dict[str, Any]
     return note, OpenVinoSession(path, precision="fp32", threads=threads)
 
 
-def _openvino(path: Path, threads: int | None, slow_scaling: bool) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
-    from residuum.runtimes.openvino import OpenVinoSession, after, metadata, read_model
+def _openvino(path: Path, threads: int | None) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
+    from residuum.runtimes.openvino import OpenVinoSession, metadata, read_model
 
-    model = read_model(path)
-    note = _read(metadata(model, NOTE), path)
-    if slow_scaling or note["input"] != "image":
-        return note, OpenVinoSession(path, threads=threads)
-    session = OpenVinoSession(after(model, PIXELS), threads=threads)
-
-    def run(images: Tensor) -> Tensor:
-        return session(images.permute(0, 3, 1, 2).contiguous())
-
-    return note | {"input": "pixels", "order": "rgb", "dynamic_size": False}, run
+    return _read(metadata(read_model(path), NOTE), path), OpenVinoSession(path, threads=threads)
 
 
 def _program(path: Path) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:

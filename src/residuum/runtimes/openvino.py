@@ -126,26 +126,10 @@ def metadata(model: "openvino.Model", key: str) -> str | None:
 
 def up_to(model: "openvino.Model", operator: str) -> "openvino.Model":
     """A model that gives what its operator of a name gives; raises `ExportError` where it has none."""
-    return need("openvino", extra=EXTRA).Model([_output(model, operator)], model.get_parameters(), operator)
-
-
-def after(model: "openvino.Model", operator: str) -> "openvino.Model":
-    """What comes after the operator of a name, with what that gives as its input; the model itself is changed.
-
-    Raises `ExportError` where it has none.
-    """
-    given = _output(model, operator)
-    new = need("openvino.opset13", extra=EXTRA).parameter(given.get_partial_shape(), given.get_element_type())
-    for target in given.get_target_inputs():
-        target.replace_source_output(new.output(0))
-    return need("openvino", extra=EXTRA).Model(model.get_results(), [new], operator)
-
-
-def _output(model: "openvino.Model", operator: str) -> Any:
-    found = next((op.output(0) for op in model.get_ops() if op.get_friendly_name() == operator), None)
+    found = next((op for op in model.get_ops() if op.get_friendly_name() == operator), None)
     if found is None:
         raise ExportError(f"the model has no operator {quoted(operator)}")
-    return found
+    return need("openvino", extra=EXTRA).Model([found.output(0)], model.get_parameters(), operator)
 
 
 def _reason(error: BaseException) -> str:

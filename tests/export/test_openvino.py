@@ -1,0 +1,56 @@
+"""OpenVINO's files scale images as evaluation does, whatever the network computes in."""
+
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from residuum import Preprocessing
+from residuum.data.preparing import evaluation_transform
+from residuum.errors import DeviceError
+from residuum.export.inputs import Input
+
+pytest.importorskip("openvino")
+
+import numpy as np
+from openvino import Model
+from openvino import opset13 as ops
+
+from residuum.export.openvino import with_input, write
+from residuum.runtimes.exported import PIXELS
+from residuum.runtimes.openvino import OpenVinoSession, read_model, up_to
+
+SIZES = ((1, 1), (3, 500), (20, 24), (33, 47), (64, 64), (150, 90), (375, 500), (1200, 900))
+
+
+def drawn(height, width, channels, noisy):
+    """Noise, or a smooth picture, in which many neighbours are alike."""
+    if noisy:
+        return torch.randint(0, 256, (1, height, width, channels), dtype=torch.uint8)
+    small = 255 * torch.rand(1, channels, max(height // 16, 1), max(width // 16, 1))
+    return interpolate(small, (height, width), mode="bilinear").round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("interpolation", "size", "crop"),
+    [("bilinear", (20, 24), 0.875), ("bilinear", (96, 96), 0.0), ("bicubic", (48, 40), 0.9), ("bicubic", (20, 20), 0.0)],
+)
+def test_scaled_pixels_are_those_of_evaluation(interpolation, size, crop, precision, tmp_path):
+    torch.manual_seed(0)
+    how = Preprocessing(3, size, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), crop, interpolation)
+    images = ops.parameter([-1, 3, *size], np.float32)
+    network = Model([ops.relu(images)], [images], "nothing")
+    write(with_input(network, Input("image", 3, size, how)), {}, tmp_path / "net.xml")
+    try:
+        scale = OpenVinoSession(up_to(read_model(tmp_path / "net.xml"), PIXELS), precision=precision)
+    except DeviceError as error:
+        pytest.skip(str(error))
+    transform, other, every = evaluation_transform(how), 0, 0
+    for height, width in SIZES:
+        for noisy in (False, True):
+            given = drawn(height, width, 3, noisy)
+            wanted = transform(given[0].permute(2, 0, 1))
+            apart = (scale(given.contiguous())[0].int() - wanted.int()).abs()
+            assert apart.max() <= 1, (height, width)
+            other, every = other + int((apart > 0).sum()), every + apart.numel()
+    assert other / every < 1e-3
