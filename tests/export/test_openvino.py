@@ -32,15 +32,21 @@ def drawn(height, width, channels, noisy):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("interpolation", "size", "crop"),
-    [("bilinear", (20, 24), 0.875), ("bilinear", (96, 96), 0.0), ("bicubic", (48, 40), 0.9), ("bicubic", (20, 20), 0.0)],
+    ("interpolation", "size", "crop", "channels", "order"),
+    [
+        ("bilinear", (20, 24), 0.875, 3, "rgb"),
+        ("bilinear", (96, 96), 0.0, 3, "bgr"),
+        ("bilinear", (8, 8), 1.0, 1, "rgb"),
+        ("bicubic", (48, 40), 0.9, 3, "bgr"),
+        ("bicubic", (20, 20), 0.0, 1, "rgb"),
+    ],
 )
-def test_scaled_pixels_are_those_of_evaluation(interpolation, size, crop, precision, tmp_path):
+def test_scaled_pixels_are_those_of_evaluation(interpolation, size, crop, channels, order, precision, tmp_path):
     torch.manual_seed(0)
-    how = Preprocessing(3, size, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), crop, interpolation)
-    images = ops.parameter([-1, 3, *size], np.float32)
+    how = Preprocessing(channels, size, (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.25)[:channels], crop, interpolation)
+    images = ops.parameter([-1, channels, *size], np.float32)
     network = Model([ops.relu(images)], [images], "nothing")
-    write(with_input(network, Input("image", 3, size, how)), {}, tmp_path / "net.xml")
+    write(with_input(network, Input("image", channels, size, how, order)), {}, tmp_path / "net.xml")
     try:
         scale = OpenVinoSession(up_to(read_model(tmp_path / "net.xml"), PIXELS), precision=precision)
     except DeviceError as error:
@@ -48,9 +54,9 @@ def test_scaled_pixels_are_those_of_evaluation(interpolation, size, crop, precis
     transform, other, every = evaluation_transform(how), 0, 0
     for height, width in SIZES:
         for noisy in (False, True):
-            given = drawn(height, width, 3, noisy)
-            wanted = transform(given[0].permute(2, 0, 1))
-            apart = (scale(given.contiguous())[0].int() - wanted.int()).abs()
+            given = torch.cat([drawn(height, width, channels, noisy) for _ in range(2)])
+            wanted = torch.stack([transform(image) for image in given.permute(0, 3, 1, 2)])
+            apart = (scale((given.flip(3) if order == "bgr" else given).contiguous()).int() - wanted.int()).abs()
             assert apart.max() <= 1, (height, width)
             other, every = other + int((apart > 0).sum()), every + apart.numel()
     assert other / every < 1e-3

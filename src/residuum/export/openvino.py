@@ -39,9 +39,12 @@ def with_input(network: "openvino.Model", given: Input) -> "openvino.Model":
     new = ops.parameter(ov.PartialShape([-1, *size, given.channels]), np.uint8, name="images")
     new.output(0).get_tensor().set_names({"images"})
     x = new
+    if given.channels == 1:  # a transposition of one channel becomes another operator, which is not marked as below
+        x = ops.reshape(x, ops.gather(ops.shape_of(x, "i32"), _whole([0, 3, 1, 2]), _whole(0)), False)
+    else:
+        x = ops.transpose(x, _whole([0, 3, 1, 2]))
     if given.order == "bgr":
-        x = ops.gather(x, _whole([2, 1, 0]), _whole(3))
-    x = ops.transpose(x, _whole([0, 3, 1, 2]))
+        x = ops.gather(x, _whole([2, 1, 0]), _whole(1))
     if given.kind == "image":
         x = _scaled(x, given)
         for number, op in enumerate(ov.Model([x], [new], "scaling").get_ordered_ops()):
@@ -98,8 +101,13 @@ def _along(
     def number(node: "openvino.Node | int | list[int]") -> "openvino.Node":
         return ops.convert(_whole(node) if isinstance(node, int | list) else node, "f32")
 
+    def over(node: "openvino.Node", other: "openvino.Node") -> "openvino.Node":
+        return ops.multiply(node, ops.power(other, ops.constant(np.float32(-1))))  # a division is made of new operators
+
     def nearest(node: "openvino.Node") -> "openvino.Node":
-        return ops.floor(ops.add(node, ops.divide(number(1), number(2))))
+        return ops.floor(ops.add(node, half))
+
+    half = ops.constant(np.float32(0.5))
 
     side = ops.gather(ops.shape_of(x, "i32"), _whole(axis), _whole(0))
     # The first pixel of all, whose weights are the largest of a narrow border, and those that are wanted.
@@ -109,17 +117,17 @@ def _along(
     apart = ops.abs(ops.subtract(ops.multiply(there, length), ops.multiply(here, side)))
     reach = ops.multiply(ops.maximum(side, length), _whole(2))  # distances are integers, and 1 is so much
     if cubic:
-        t = ops.divide(number(apart), number(reach))
+        t = over(number(apart), number(reach))
         # Keys' polynomials with a = -1/2: (3t - 5) t t / 2 + 1 below 1, and ((5 - t) t - 8) t / 2 + 2 below 2.
         three = ops.subtract(ops.multiply(t, number(3)), number(5))
-        inner = ops.add(ops.divide(ops.multiply(ops.multiply(three, t), t), number(2)), number(1))
+        inner = ops.add(ops.multiply(ops.multiply(ops.multiply(three, t), t), half), number(1))
         five = ops.subtract(ops.multiply(ops.subtract(number(5), t), t), number(8))
-        outer = ops.add(ops.divide(ops.multiply(five, t), number(2)), number(2))
+        outer = ops.add(ops.multiply(ops.multiply(five, t), half), number(2))
         outer = ops.select(ops.less(t, number(2)), outer, number(0))
         weights = ops.select(ops.less(t, number(1)), inner, outer)
     else:
         weights = number(ops.maximum(ops.subtract(reach, apart), _whole(0)))
-    weights = ops.divide(weights, ops.reduce_sum(weights, _whole([3]), True))
+    weights = over(weights, ops.reduce_sum(weights, _whole([3]), True))
     largest = ops.reduce_max(weights, _whole([0, 1, 2, 3]), False)
     below = ops.less(nearest(ops.multiply(largest, number([2**p for p in range(1, 23)]))), number(2**15))
     power = ops.reduce_sum(ops.convert(below, "i32"), _whole([0]), False)
