@@ -592,3 +592,18 @@ def test_the_digest_of_the_data_is_a_function_of_seed_and_epoch_alone(finished, 
     one, two, three = ([row["data_digest"] for row in rows(path)] for path in paths)
     assert one == two
     assert len({*one, *three}) == 4
+
+
+@pytest.mark.parametrize(
+    ("preset", "size", "halves"),
+    [("resnet26d", (8, 8), True), ("resnet26d", (8, 64), False), ("resnet26d", (17, 17), False),
+     ("digits_resnet", (2, 2), False), ("digits_resnet", (1, 1), True)],
+)  # fmt: skip
+def test_maps_of_one_pixel_that_are_halved_are_trained_in_fp32_on_a_cpu(monkeypatch, preset, size, halves):
+    monkeypatch.setattr(session, "choose_precision", lambda asked, device: ("bf16", "as said"))
+    one = Recipe.default("digits", model=preset).replace({"model.width": 0.125, "data.image_size": size})
+    for device, expected in ((torch.device("cpu"), "fp32" if halves else "bf16"), (torch.device("cuda"), "bf16")):
+        assert session.precision_for(one, scan("digits"), device)[0] == expected
+    if halves:
+        with pytest.raises(ConfigError, match="precision is bf16, but a stage .* take fp32, or larger images"):
+            session.precision_for(one.replace(precision="bf16"), scan("digits"), torch.device("cpu"))

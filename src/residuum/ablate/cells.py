@@ -255,12 +255,12 @@ def checked(recipe: Recipe, catalog: Catalog, study: Study, costs: dict[Any, Cos
 
     Raises `ConfigError` that says of `what` why it cannot be trained.
     """
-    from residuum.devices import choose_precision, pick_device
+    from residuum.devices import pick_device
     from residuum.train.finetune import read_start
-    from residuum.train.session import with_norm_batch
+    from residuum.train.session import precision_for, with_norm_batch
 
     try:
-        choose_precision(recipe.precision, pick_device(study.running.device))
+        precision_for(recipe, catalog, pick_device(study.running.device))
         recipe, _ = read_start(recipe)
         if study.running.processes > 1:
             recipe = with_norm_batch(recipe, study.running.processes)

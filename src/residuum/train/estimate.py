@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from residuum.data.catalog import Catalog, scan
-from residuum.devices import choose_precision, now, pick_device
+from residuum.devices import now, pick_device
 from residuum.errors import quoted
 from residuum.memory.planner import Plan, Planner
 from residuum.train.chunks import Cut
@@ -22,7 +22,7 @@ from residuum.train.mixing import mix
 from residuum.train.optim import learning_rate, state_kept
 from residuum.train.recipe import Recipe, check_fit
 from residuum.train.schedules import steps_of
-from residuum.train.session import Job, beside_a_step, facts, generators_kept, prepare
+from residuum.train.session import Job, beside_a_step, facts, generators_kept, precision_for, prepare
 from residuum.train.step import forward
 
 STEPS = 20  # timed at most
@@ -80,7 +80,7 @@ def estimate(
     device = pick_device(execution.device)
     catalog = catalog or scan(recipe.data.path)
     check_fit(recipe, catalog)
-    precision, why = choose_precision(recipe.precision, device)
+    precision, why = precision_for(recipe, catalog, device)
     recipe, weights = read_start(recipe.replace(precision=precision))
     with generators_kept(device):
         job = prepare(recipe, execution, catalog, device, callbacks, weights)

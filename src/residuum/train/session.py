@@ -1,5 +1,6 @@
 """From a recipe to a trained network in a run folder: data, device, network and loop put together."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def fit(
         path = team.of_first(lambda: _free_place(out, recipe.data.path))
         catalog = catalog or scan(recipe.data.path)
         check_fit(recipe, catalog)
-        precision, why = choose_precision(recipe.precision, device)
+        precision, why = precision_for(recipe, catalog, device)
         recipe = recipe.replace({"data.path": catalog.location, "precision": precision})
         recipe, weights = read_start(with_norm_batch(recipe, team.world))
         record = DataRecord.of(catalog)
@@ -272,6 +273,33 @@ def _refuse_changes(saved: Recipe, recipe: Recipe) -> None:
         words = [f"{name} is {quoted(old)} there and {quoted(new)} here" for name, (old, new) in changes.items()]
         more = f", and {len(words) - 3} more" if len(words) > 3 else ""
         raise RunError(f"a run goes on with its own recipe: {', '.join(words[:3])}{more}; leave that out")
+
+
+def precision_for(recipe: Recipe, catalog: Catalog, device: torch.device) -> tuple[str, str]:
+    """What `choose_precision` says of a recipe, but for networks that a CPU's kernels train wrongly in bf16.
+
+    The gradient of a 3x3 kernel with a stride, of a map of one pixel, is memory that nobody wrote (oneDNN 3.12, on
+    processors with AVX-512 for bf16). Raises `ConfigError` where bf16 is asked for and a stage begins with such a one.
+    """
+    precision, why = choose_precision(recipe.precision, device)
+    size = recipe.data.image_size or catalog.image_size
+    if precision != "bf16" or device.type != "cpu" or size is None or not _halves_one_pixel(recipe.model, size):
+        return precision, why
+    why = "a stage of this network halves maps of one pixel, whose gradients CPUs compute wrongly in bf16"
+    if recipe.precision == "auto":
+        return "fp32", why
+    raise ConfigError(f"precision is bf16, but {why}; take fp32, or larger images")
+
+
+def _halves_one_pixel(config: ResNetConfig, size: tuple[int, int]) -> bool:
+    """Whether a stage with a stride is given maps of 1x1 pixels."""
+    with torch.device("meta"):
+        network = ResNet(config).eval()
+        levels = range(len(network.feature_info))
+        maps = network.features(torch.zeros(1, config.in_channels, *size), levels)
+    sides = [tuple(each.shape[2:]) for each in maps]
+    pairs = itertools.pairwise(zip(sides, network.feature_info, strict=True))
+    return any(before == (1, 1) and last.stride < info.stride for (before, last), (_, info) in pairs)
 
 
 def _precision_here(recipe: Recipe, device: torch.device) -> str:
