@@ -1,8 +1,10 @@
 """What several tests need: small image folders, a quick run, the command line in this process."""
 
+import gc
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 # Each worker of pytest-xdist has a core of its own, and so have the processes that its tests start: two threads of
@@ -17,6 +19,7 @@ import pytest
 from PIL import Image
 
 from residuum import cli
+from tests import warm
 from tests.train.runs import each_step, finished, stopped  # noqa: F401 (fixtures of several rooms)
 
 
@@ -33,6 +36,27 @@ def pytest_collection_modifyitems(items):
         return rank, -slow.kwargs.get("minutes", 0) if slow else 0
 
     items.sort(key=place)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _warm():
+    with pytest.MonkeyPatch.context() as patch:
+        warm.start_processes_warm(patch)
+        yield
+
+
+def pytest_collection_finish():
+    """What is loaded by now stays: the collector need not look at all of torch again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def openvino_in_fp32(monkeypatch):
+    """OpenVINO computes in fp32, also where it would take bf16 by itself."""
+    from residuum.runtimes import openvino
+
+    monkeypatch.setattr(openvino, "OpenVinoSession", partial(openvino.OpenVinoSession, precision="fp32"))
 
 
 @dataclass

@@ -184,13 +184,13 @@ def test_a_bad_image_is_named_or_left_out_and_said(command, refused, image_folde
 
 
 @pytest.mark.slow
-def test_processes_of_torchrun_give_one_report_with_the_same_counts(image_folder, weights, tmp_path):
+def test_processes_of_torchrun_give_one_report_with_the_same_counts(command, image_folder, weights, tmp_path):
     root = image_folder(side=48, test=7)
     alone, together = tmp_path / "alone", tmp_path / "together"
-    tail = ["-m", "residuum", "evaluate", str(weights), "--data", str(root), "--precision", "fp32", "--out"]
-    subprocess.run([sys.executable, *tail, str(alone)], check=True, capture_output=True)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run([*launch, *tail, str(together)], check=True, capture_output=True, text=True, timeout=120)
+    line = ["evaluate", str(weights), "--data", str(root), "--precision", "fp32", "--out"]
+    assert command(*line, alone).code == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "residuum"]
+    run = subprocess.run([*launch, *line, str(together)], check=True, capture_output=True, text=True, timeout=120)
     assert run.stdout.count("top-1 accuracy") == 1
     one, two = (json.loads((folder / "evaluation.json").read_text()) for folder in (alone, together))
     assert one["confusion"] == two["confusion"]
@@ -212,7 +212,7 @@ def test_a_tar_is_evaluated_as_the_folder_is(command, image_folder, weights, tmp
 def same_counts(command, weights, exported, root, tmp_path, *flags):
     """Evaluate a network and its export on the same images; what `--against` counts."""
     pytest.importorskip("scipy")
-    for name, source, more in (("a", weights, ()), ("b", exported, flags)):
+    for name, source, more in (("a", weights, ("--precision", "fp32")), ("b", exported, flags)):
         result = command("evaluate", source, "--data", root, "--out", tmp_path / name, *more)
         assert result.code == 0, result.err
     one, two = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in "ab")
@@ -236,6 +236,7 @@ def test_an_exported_program_is_evaluated_as_its_network_is(command, image_folde
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("openvino_in_fp32")
 @pytest.mark.parametrize(("ending", "library", "flags"), [
     (".onnx", "onnxruntime", ("--runtime", "onnxruntime")), (".xml", "openvino", ())
 ])  # fmt: skip

@@ -68,6 +68,7 @@ def test_a_file_takes_images_of_any_size_and_says_what_it_is(ending, tmp_path, h
 @pytest.mark.parametrize(
     ("kind", "free"), [("pixels", False), pytest.param("normalized", True, marks=pytest.mark.slow)]
 )
+@pytest.mark.usefixtures("openvino_in_fp32")
 def test_a_file_takes_pixels_or_normalised_tensors(ending, kind, free, tmp_path, here):
     needs(ending)
     model = network(in_channels=1)

@@ -1,9 +1,7 @@
 """Classes of image files: by any source, in order, at once, in whatever block, with the file named that is bad."""
 
-import dataclasses
 import itertools
 import time
-from functools import partial
 
 import numpy as np
 import pytest
@@ -170,16 +168,11 @@ def test_what_cannot_be_is_refused_before_any_image_is_read(model, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("openvino_in_fp32")
 @pytest.mark.parametrize(("ending", "order"), [(".pt2", "rgb"), (".xml", "bgr")])
-def test_an_exported_file_predicts_images_of_any_sizes_in_their_order(
-    model, images, tmp_path, monkeypatch, ending, order
-):
+def test_an_exported_file_predicts_images_of_any_sizes_in_their_order(model, images, tmp_path, ending, order):
     if ending == ".xml":
         pytest.importorskip("openvino")
-        from residuum.runtimes import openvino
-
-        in_fp32 = partial(openvino.OpenVinoSession, precision="fp32")  # bf16 it takes by itself
-        monkeypatch.setattr(openvino, "OpenVinoSession", in_fp32)
     from residuum.export import export
 
     export(model, tmp_path / f"net{ending}", input="image", order=order)

@@ -13,11 +13,14 @@ from tests.train.processes import PerRank, in_processes, started, state_of
 from tests.train.runs import StopAfter, tiny
 
 from residuum.errors import ConfigError, DataError, DivergedError, RunError
-from residuum.train import Execution, fit, loop, resume
+from residuum.train import Execution, Recipe, fit, loop, resume
 from residuum.train import run as run_module
 from residuum.train.run import Run
 
-SMALL = {"epochs": 1, "batch_size": 64, "norm_batch": 16, "model.depths": (1, 1), "model.widths": (8, 16)}
+SMALL = {
+    "epochs": 1, "batch_size": 64, "norm_batch": 16, "model.depths": (1, 1), "model.widths": (8, 16),
+    "model.activation": "silu",  # whose slope has no step, which rounding of gradients could cross
+}  # fmt: skip
 WAYS = {
     "plain": {},
     "dropped branches of a chunk": {"model.stochastic_depth": 0.5, "model.stochastic_depth_mode": "batch"},
@@ -312,9 +315,11 @@ def test_batches_that_do_not_divide_into_chunks_are_refused():
 
 @pytest.mark.slow(minutes=2)
 def test_processes_that_are_killed_again_and_again_end_with_the_very_same_state(tmp_path):
-    """Under torchrun, which starts all of them again."""
+    """Under torchrun, which starts all of them again; the undisturbed run is that of one process."""
     from benchmarks.kills import disturbed, same
 
-    found = [disturbed(tmp_path / f"{kills}", 30, kills, 2, random.Random(0), 1.0) for kills in (0, 2)]
-    assert found[1] >= 1  # a fast machine is done before the last one
-    assert same(tmp_path / "0", tmp_path / "2")
+    fields = {"batch_size": 64, "norm_batch": 32, "model.width": 0.25, "precision": "fp32", "epochs": 30}
+    fit(Recipe.default().replace(fields), out=tmp_path / "alone", callbacks=[])
+    kills = disturbed(tmp_path / "killed", 30, 2, 2, random.Random(0), 1.0)
+    assert kills >= 1  # a fast machine is done before the last one
+    assert same(tmp_path / "alone", tmp_path / "killed")
