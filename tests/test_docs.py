@@ -14,6 +14,7 @@ from PIL import Image
 from scripts.reference import MADE_OF
 
 import residuum
+from tests.warm import start_contenders_warm
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -46,6 +47,7 @@ def shows_something(page):
 def test_everything_that_a_page_shows_works(page, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RESIDUUM_CACHE", str(tmp_path / "cache"))
+    start_contenders_warm(monkeypatch)
     Image.new("L", (8, 8), 128).save("digit.png")
     namespace = {}
     for kind, text in FENCE.findall(read(page)):

@@ -115,9 +115,9 @@ def test_finished_cells_keep_no_state_and_weights_only_where_asked(tiny, tmp_pat
     assert collect(plan).at("a", 0).weights == collect(tiny).at("a", 0).weights
 
 
-# What the seeds 0 to 7 gave, in points of test accuracy: a rate of 0.001 for 0.1 -75.5, mirrored digits -19.8, one
-# epoch for ten -72.5, smoothing 0.2 for 0.05 -14.2 and 0.51 of test loss; and, at three epochs, a width of 0.25 for 1
-# -4.9 and 0.079 of test loss. Here are other seeds.
+# What the seeds 0 to 7 gave at ten epochs, in points of test accuracy: a rate of 0.001 for 0.1 -75.5, mirrored digits
+# -19.8, one epoch for ten -72.5, smoothing 0.2 for 0.05 -14.2 and 0.51 of test loss; and, at three epochs, a width of
+# 0.25 for 1 -4.9 and 0.079 of test loss. Here are other seeds.
 KNOWN = {
     "test_accuracy": """
 name = "known"

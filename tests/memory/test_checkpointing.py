@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from tests.networks import scramble
+from tests.train.processes import PerRank, in_processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize, prune
@@ -185,7 +186,6 @@ def test_compiled_the_networks_numbers_stay():
 
 
 def _distributed(rank, folder):
-    torch.set_num_threads(1)
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     for variant in ("bottleneck", "batch"):
@@ -203,11 +203,12 @@ def _distributed(rank, folder):
             {mode: same(values, found["none"]) for mode, values in found.items()}, f"{folder}/{variant}{rank}.pt"
         )
     torch.distributed.destroy_process_group()
+    return rank
 
 
 @pytest.mark.slow
 def test_two_processes_get_the_plain_networks_numbers(tmp_path):
-    torch.multiprocessing.spawn(_distributed, (os.fspath(tmp_path),), nprocs=2)
+    assert in_processes(2, _distributed, PerRank((0, 1)), os.fspath(tmp_path)) == [0, 1]
     for path in sorted(tmp_path.glob("*.pt")):
         assert all(torch.load(path).values()), path.name
     assert len(list(tmp_path.glob("*.pt"))) == 4

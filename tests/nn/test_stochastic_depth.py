@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 from tests.nn.test_blocks import SMALL
+from tests.train.processes import PerRank, in_processes
 from torch import nn
 
 from residuum import ResNetConfig, create
@@ -199,11 +200,12 @@ def _choices(rank, folder):
         chosen.append(len(calls))
     torch.save((chosen, [p.grad for p in model.parameters()]), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+    return rank
 
 
 @pytest.mark.slow
 def test_all_ranks_of_a_distributed_job_make_the_same_choice(tmp_path):
-    torch.multiprocessing.spawn(_choices, (os.fspath(tmp_path),), nprocs=2)
+    assert in_processes(2, _choices, PerRank((0, 1)), os.fspath(tmp_path)) == [0, 1]
     (first, gradients), (second, others) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert first == second
     assert len(set(first)) > 1, "some passes skip, some do not"

@@ -1,6 +1,5 @@
 """Several processes in one test, as torchrun starts them: forked from a server that has torch loaded."""
 
-import multiprocessing
 import os
 import socket
 import traceback
@@ -8,9 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["residuum.train.session", "tests.train.runs"])
+from tests.warm import CONTEXT
 
 
 def _work(pipe, place, function, args):
@@ -35,13 +32,13 @@ def started(world, function, *args):
         port = probe.getsockname()[1]
     running = []
     for rank in range(world):
-        mine, theirs = _CONTEXT.Pipe(duplex=False)
+        mine, theirs = CONTEXT.Pipe(duplex=False)
         place = {
             "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
         own = [arg[rank] if isinstance(arg, PerRank) else arg for arg in args]
-        process = _CONTEXT.Process(target=_work, args=(theirs, place, function, own), daemon=False)
+        process = CONTEXT.Process(target=_work, args=(theirs, place, function, own), daemon=False)
         process.start()
         theirs.close()
         running.append((process, mine))

@@ -297,9 +297,14 @@ def _shows_pixels(path: Path) -> Callable[[Tensor], Tensor] | None:
     return None
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the file that is named, on the images of the next, and write its answers to the last."""
     try:
         _run(*map(Path, sys.argv[1:]))
     except Exception as error:  # told in one line to the process that waits
         print(json.dumps(first_line(error)) if not isinstance(error, ExportError) else str(error))
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
