@@ -1,5 +1,6 @@
 """The documentation: all that README and docs show is run, links lead somewhere, the site builds, tables are true."""
 
+import json
 import pkgutil
 import re
 import shlex
@@ -78,6 +79,9 @@ def run_lines(text, command):
         assert program == "residuum", f"{line!r} is shown, but nothing runs it"
         result = command(*arguments)
         assert result.code == 0, f"{line}: {result.err}"
+        if shown in CONTRACT:  # the main job: a network of the digits that is as good as it should be
+            rows = Path("runs", "digits-1", "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            assert json.loads(rows[-1])["test_accuracy"] >= 0.98
 
 
 def test_every_link_leads_to_a_file_that_is_there_and_a_heading_in_it():

@@ -13,6 +13,7 @@ from residuum.bench.contenders import Contender
 from residuum.bench.measure import apart, measure
 from residuum.bench.workloads import Workload
 from tests.bench.stand_ins import CLOCK, LARGE, here, prepare
+from tests.warm import start_contenders_warm
 
 WORKLOAD = Workload("resnet18", "train", "fp32", "nchw", "eager", 2, (32, 32))
 
@@ -99,6 +100,7 @@ class Watched:
 def test_every_repetition_has_new_processes_and_one_that_died_is_there_again_for_the_next_workload(monkeypatch):
     there = {name: getattr(signal, name) for name in ("signal", "SIGINT", "SIG_IGN")}
     monkeypatch.setattr("residuum.bench.measure.signal", SimpleNamespace(**there))  # Windows has no SIGKILL
+    start_contenders_warm(monkeypatch)
     workloads = (WORKLOAD, replace(WORKLOAD, batch_size=3))
     results, _ = run("same", "dying", rounds=1, workloads=workloads, processes=Watched)
     assert len(Watched.pids) == 2

@@ -60,7 +60,7 @@ def config_fields(draw):
 
 
 @pytest.mark.slow
-@settings(SETTINGS, max_examples=200)
+@settings(SETTINGS, max_examples=100)
 @given(given_fields=config_fields(), size=st.tuples(st.integers(33, 47), st.integers(33, 47)))
 def test_a_config_is_refused_or_its_network_keeps_every_promise(given_fields, size):
     try:
