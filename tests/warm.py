@@ -38,6 +38,11 @@ CONTEXT.set_forkserver_preload(
 )
 
 
+def start_as_usual():
+    """Let this process start others as any does: from one of a server they would be of a server of its own."""
+    multiprocessing.set_start_method(None, force=True)
+
+
 def start_processes_warm(patch):
     """Let studies start their workers, and exports the process of their proof, from the server."""
     streams = {name: getattr(subprocess, name) for name in ("PIPE", "DEVNULL", "TimeoutExpired")}
@@ -122,6 +127,7 @@ def _there(file):
 
 
 def _main(module, arguments, environment, folder, own_session, numbers):
+    start_as_usual()
     if own_session:
         os.setsid()
     os.chdir(folder)

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from tests.warm import CONTEXT
+from tests.warm import CONTEXT, start_as_usual
 
 
 def _work(pipe, place, function, args):
+    start_as_usual()
     os.environ.update(place)
     torch.set_num_threads(1)
     try:
