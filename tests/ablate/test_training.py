@@ -182,13 +182,15 @@ def test_a_cell_trained_by_two_processes_has_the_weights_of_one(tmp_path, monkey
     assert "torchrun --standalone --nproc-per-node=2 -m residuum train" in found[1].command
 
 
-@pytest.mark.slow(minutes=1.5)
+@pytest.mark.slow(minutes=1)
 def test_a_study_that_is_killed_ends_as_one_that_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
     study = tmp_path / "study.toml"
-    study.write_text(study_kills.STUDY.format(seeds=1, epochs=4), encoding="utf-8")
+    text = study_kills.STUDY.format(seeds=1, epochs=4).replace("workers = 2", "workers = 1")  # one has a core here
+    study.write_text(text, encoding="utf-8")
     run(lay_out(Study.read(study), tmp_path / "alone"))
-    assert study_kills.disturbed(study, tmp_path / "killed", 2, 4 * 4 * 5, random.Random(1)) == []
+    draws = random.Random(1)  # by which parent and worker are killed together, after 18 steps
+    assert study_kills.disturbed(study, tmp_path / "killed", 1, 4 * 4 * 5, draws) == []
     steps = study_kills.steps_of(tmp_path / "killed.log")
     assert steps.planned == 4 * 4 * 5
     assert steps.taken <= steps.planned + steps.lost
