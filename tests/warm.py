@@ -1,8 +1,7 @@
 """Processes that begin with torch loaded: forked from a server, where the product starts an interpreter for each.
 
 An interpreter needs up to seven seconds of processor to load torch, its compiler and the runtimes of exported files,
-which is more than most tests ask of it then. Tests that start the command itself, or processes that are to be killed,
-start interpreters.
+which is more than most tests ask of it then. Tests that start the command itself start interpreters, and so does it.
 """
 
 import contextlib
