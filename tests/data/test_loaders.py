@@ -25,7 +25,7 @@ CROPPED = {"crop_scale": (0.08, 1.0), "flip": "random"}
 
 def made(
     split, preprocessing, batch_size=4, seed=0, train=True, workers=0, skip=False, rank=0, world=1, balance=0.0,
-    epochs=1, norm_batch=None, **augment
+    epochs=1, norm_batch=None, shared=False, **augment
 ):  # fmt: skip
     return make_loader(
         split,
@@ -40,6 +40,7 @@ def made(
         rank=rank,
         world=world,
         norm_batch=norm_batch,
+        shared=shared,
         balance=balance,
         epochs=epochs,
     )
@@ -436,11 +437,30 @@ def test_a_mirrored_border_needs_enough_pixels():
 def test_processes_take_whole_chunks_in_contiguous_runs(world, chunks, images):
     parts = [Schedule(200, 64, 0, True, rank, world, norm_batch=16) for rank in range(world)]
     assert [len(part.own_chunks) for part in parts] == chunks
-    assert [part.share.stop - part.share.start for part in parts] == images
+    assert [len(part.share) for part in parts] == images
     assert torch.equal(torch.cat([part.batches(1)[2] for part in parts]), parts[0].batches(1)[2].new_tensor(
         Schedule(200, 64, 0, True).batches(1)[2].tolist()
     ))  # fmt: skip
     assert len({part.digest(3) for part in parts} | {Schedule(200, 64, 0, True).digest(3)}) == 1
+
+
+@pytest.mark.parametrize(("world", "norm_batch"), [(1, 16), (2, 64), (3, 16), (5, 32)])
+def test_processes_that_share_chunks_have_a_part_of_each_and_together_the_batch(world, norm_batch):
+    parts = [Schedule(200, 64, 0, True, rank, world, norm_batch=norm_batch, shared=True) for rank in range(world)]
+    sizes = {part.part(number).stop - part.part(number).start for part in parts for number in part.own_chunks}
+    assert sizes <= {norm_batch // world, norm_batch // world + 1}
+    assert {part.own_chunks for part in parts} == {range(64 // norm_batch)}
+    whole = Schedule(200, 64, 0, True).batches(1)[2]
+    found = torch.empty_like(whole)
+    for part in parts:
+        found[part.share] = part.batches(1)[2]
+    assert torch.equal(found, whole)
+    assert sorted(torch.cat([part.share for part in parts]).tolist()) == list(range(64))
+
+
+def test_a_chunk_of_fewer_images_than_processes_cannot_be_shared():
+    with pytest.raises(ConfigError, match="a chunk of 2 images cannot be shared by 3 processes"):
+        memory(count=64, batch_size=8, norm_batch=2, world=3, shared=True)
 
 
 def test_a_set_smaller_than_a_batch_has_a_short_last_chunk_or_is_refused():

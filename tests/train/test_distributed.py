@@ -142,8 +142,12 @@ def test_the_first_process_alone_prints(tmp_path):
     ("line", "says"),
     [
         (("--batch-size", 255), "cannot be shared by 2 processes alike.*--norm-batch"),
-        (("--norm-batch", 256), "1 chunk of norm_batch 256, too few for 2 processes"),
+        (("--norm-batch", 256), "1 chunk of norm_batch 256, too few for 2 processes.*--sync-norm"),
         (("--data", "nowhere"), "nowhere"),
+        (
+            ("--norm-batch", 128, PerRank(["--sync-norm", "--no-sync-norm"])),
+            "process 1 of 2 has other work than the first: sync_norm is False",
+        ),
         (("--lr", PerRank([0.1, 0.2])), "process 1 of 2 has other work than the first: optimizer.lr is 0.2"),
         (("--data", PerRank(["digits", "nowhere"])), "nowhere"),
     ],

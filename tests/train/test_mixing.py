@@ -49,6 +49,17 @@ def test_cutmix_is_torchvisions_with_the_share_of_pixels_that_are_left(step):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_a_batch_mix_as_the_whole_does(kind):
+    images = batch()
+    whole = mix(images, IDS, **KINDS[kind], **PLACE)
+    befores = [(images[-1:], IDS[-1:]), (images[:1], IDS[:1]), (images[3:4], IDS[3:4])]
+    for part, before in zip((slice(0, 1), slice(1, 4), slice(4, 6)), befores, strict=True):
+        found = mix(images[part], IDS[part], **KINDS[kind], **PLACE, before=before)
+        assert torch.equal(found.images, whole.images[part])
+        assert torch.equal(found.targets(4), whole.targets(4)[part])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_same_place_mixes_alike_and_any_other_place_otherwise(kind):
     images = batch(64, 64)
     first, again = (mix(images, IDS, **KINDS[kind], **PLACE) for _ in range(2))

@@ -138,7 +138,7 @@ class Draws:
     crop: Tensor | None
     cut: Tensor | None = None
 
-    def take(self, places: slice) -> "Draws":
+    def take(self, places: slice | Tensor) -> "Draws":
         """Those of some images."""
         return self._each(lambda value: value[..., places])
 

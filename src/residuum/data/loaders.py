@@ -61,9 +61,9 @@ class Schedule:
     """Which images make up which batch of one process out of `world`.
 
     For training they are shuffled, and each batch of `batch_size` images is cut into chunks of `norm_batch`; process
-    `rank` has the rank-th of `world` contiguous runs of whole chunks, of which the first ones may be longer. Without
-    `norm_batch` each process has one chunk, as nearly as large as the others'. For evaluation it has images `rank`,
-    `rank + world`, ... in order, to the last one.
+    `rank` has the rank-th of `world` contiguous runs of whole chunks, of which the first ones may be longer; or, where
+    chunks are `shared`, the rank-th of `world` parts of each. Without `norm_batch` each process has one chunk, as
+    nearly as large as the others'. For evaluation it has images `rank`, `rank + world`, ... in order, to the last one.
 
     With `repeats` an epoch has so many views of fewer images, which stand in one batch where they do not fall on its
     edge: the first views of all, then the second ones, so that processes have views of one image each. Numbers from
@@ -80,6 +80,7 @@ class Schedule:
     # numbers of `count` images in the order of an epoch, from its generator; each once where left out
     order: Callable[[torch.Generator], Tensor] | None = None
     norm_batch: int | None = None
+    shared: bool = False
 
     def __len__(self) -> int:
         if self.train:  # a training batch is full, unless there is only this one
@@ -108,7 +109,9 @@ class Schedule:
 
     @property
     def own_chunks(self) -> range:
-        """The chunks of this process."""
+        """The chunks of this process, or those that it has a part of."""
+        if self.shared:
+            return range(self.chunks)
         each, more = divmod(self.chunks, self.world)
         first = self.rank * each + min(self.rank, more)
         return range(first, first + each + (self.rank < more))
@@ -119,11 +122,18 @@ class Schedule:
             return slice(number * self.whole // self.world, (number + 1) * self.whole // self.world)
         return slice(number * self.norm_batch, min((number + 1) * self.norm_batch, self.whole))
 
+    def part(self, number: int) -> slice:
+        """The places of what this process has of a chunk."""
+        chunk = self.chunk(number)
+        if not self.shared:
+            return chunk
+        first, last = ((chunk.stop - chunk.start) * rank // self.world for rank in (self.rank, self.rank + 1))
+        return slice(chunk.start + first, chunk.start + last)
+
     @property
-    def share(self) -> slice:
+    def share(self) -> Tensor:
         """The places of this process in a training batch."""
-        own = self.own_chunks
-        return slice(self.chunk(own[0]).start, self.chunk(own[-1]).stop)
+        return torch.cat([torch.arange(part.start, part.stop) for part in map(self.part, self.own_chunks)])
 
     def batches(self, epoch: int) -> list[Tensor]:
         """The numbers of the images, or of their further views, in each of this process's batches."""
@@ -207,10 +217,9 @@ class MemoryLoader:
     def _draws(self, number: int, steps: range, images: Tensor) -> Draws:
         """The draws of this process's share of some steps, whose `images` are numbered; drawn for the whole batch."""
         schedule = self.schedule
+        share = schedule.share
         drawn = [
-            draw(self.augmentation, schedule.whole, self.own, seed_for(schedule.seed, number, step)).take(
-                schedule.share
-            )
+            draw(self.augmentation, schedule.whole, self.own, seed_for(schedule.seed, number, step)).take(share)
             for step in steps
         ]
         together = Draws.together(drawn)
@@ -345,12 +354,14 @@ class FileLoader:
         one in training; in evaluation its place is left empty.
         """
         self.keys.number, self.keys.start = number, start
+        own = len(self.schedule.share) if self.schedule.train else 0
+        # Draws go by the places in a chunk, which a process that shares it cannot know where others lack images.
+        least = own if self.schedule.shared else min(2 * len(self.schedule.own_chunks), own)
         for images, labels, bad in self.desk.batches(self.loader):
             if bad and not self.skip_bad_images:
                 raise DataError(f"{bad[0]}; remove or mend it, or leave it out by --skip-bad-images")
             self.skipped.update(bad)
-            share, chunks = self.schedule.share, len(self.schedule.own_chunks)
-            if self.schedule.train and len(labels) < min(2 * chunks, share.stop - share.start):
+            if self.schedule.train and len(labels) < least:
                 raise DataError(f"too few images can be decoded to fill a batch, first: {bad[0]}")
             if images is not None:
                 yield (
@@ -375,12 +386,14 @@ def make_loader(
     balance: float = 0.0,
     epochs: int = 1,
     norm_batch: int | None = None,
+    shared: bool = False,
 ) -> Loader:
     """Batches of one split: shuffled, augmented and full for training; all images in order for evaluation.
 
     `batch_size` counts the images of all `world` processes; process `rank` gets its share of them, in whole chunks of
-    `norm_batch` where that is given. For training all processes have the same number of steps, rare classes come more
-    often by the power `balance`, 0 to 1, and images have the size that goes with the epoch's place among `epochs`.
+    `norm_batch` where that is given, or a part of each chunk where these are `shared`. For training all processes have
+    the same number of steps, rare classes come more often by the power `balance`, 0 to 1, and images have the size that
+    goes with the epoch's place among `epochs`.
     Raises `ConfigError` and `DataError`.
     """
     if train and min(batch_size, len(split)) < world:
@@ -389,7 +402,7 @@ def make_loader(
             "them, or a larger --batch-size"
         )
     if train and norm_batch is not None:
-        _check_chunks(min(batch_size, len(split)), norm_batch, world)
+        _check_chunks(min(batch_size, len(split)), norm_batch, world, shared)
     if train:
         _check_border(augmentation, preprocessing, epochs)
     order = None
@@ -407,7 +420,7 @@ def make_loader(
         one_class_each(split.labels)
         order = partial(balanced_order, split.labels, balance)
     repeats = augmentation.repeats if train else 1
-    schedule = Schedule(len(split), batch_size, seed, train, rank, world, repeats, order, norm_batch)
+    schedule = Schedule(len(split), batch_size, seed, train, rank, world, repeats, order, norm_batch, shared)
     if isinstance(split.images, Tensor):
         for name in ("policy", "erase") if train else ():
             if getattr(augmentation, name) != getattr(Augmentation(), name):
@@ -416,13 +429,19 @@ def make_loader(
     return FileLoader(split, preprocessing, schedule, augmentation, device, workers, skip_bad_images, epochs)
 
 
-def _check_chunks(images: int, norm_batch: int, world: int) -> None:
+def _check_chunks(images: int, norm_batch: int, world: int, shared: bool) -> None:
     """Raise `ConfigError` where a step of so many images has too few chunks, or one that is too small for a norm."""
     chunks = math.ceil(images / norm_batch)
-    if chunks < world:
+    least = images % norm_batch or norm_batch
+    if chunks < world and not shared:
         raise ConfigError(
             f"a step of {images} images has {counted(chunks, 'chunk')} of norm_batch {norm_batch}, too few for "
-            f"{world} processes; take fewer processes or a smaller --norm-batch"
+            f"{world} processes; take fewer processes, a smaller --norm-batch, or --sync-norm, by which they share each"
+        )
+    if least < world and shared:
+        raise ConfigError(
+            f"a chunk of {counted(least, 'image')} cannot be shared by {world} processes; take fewer of them, or a "
+            "larger --norm-batch"
         )
     if chunks > 1 and images % norm_batch == 1:
         raise ConfigError(

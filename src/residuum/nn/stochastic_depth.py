@@ -9,13 +9,24 @@ from torch import Tensor, nn
 
 
 @torch.fx.wrap  # a trace keeps the call, and draws in each pass
-def thinned(branch: Tensor, rate: float, per_sample: bool, generator: torch.Generator | None = None) -> Tensor:
-    """The branch of which each sample, or the whole, is dropped at `rate`; survivors are scaled by 1 / (1 - rate)."""
+def thinned(
+    branch: Tensor,
+    rate: float,
+    per_sample: bool,
+    generator: torch.Generator | None = None,
+    place: tuple[int, int] | None = None,
+) -> Tensor:
+    """The branch of which each sample, or the whole, is dropped at `rate`; survivors are scaled by 1 / (1 - rate).
+
+    With a generator and a `place` the samples are those from the first number on, of so many that are drawn for.
+    """
     rows = branch.shape[0] if per_sample else 1
     if generator is None:
         draws = torch.rand((rows, 1, 1, 1), device=branch.device)
     else:  # on the CPU, so that every device drops the same samples
-        draws = torch.rand((rows, 1, 1, 1), generator=generator).to(branch.device, non_blocking=True)
+        first, whole = place or (0, rows)
+        draws = torch.rand((whole, 1, 1, 1), generator=generator)[first : first + rows]
+        draws = draws.to(branch.device, non_blocking=True)
     return branch * ((draws >= rate) / (1 - rate)).to(branch.dtype)
 
 
@@ -32,6 +43,7 @@ class StochasticDepth(nn.Module):
         self.rate, self.mode = rate, mode
         self.seed: str | None = None
         self.draws = 0
+        self.place: tuple[int, int] | None = None  # of the samples, where others of the batch are elsewhere
 
     def skips(self, x: Tensor) -> bool:
         """Whether this pass leaves the branch out altogether. Compiled or traced none does: a graph has no branches."""
@@ -49,7 +61,7 @@ class StochasticDepth(nn.Module):
         if self.mode == "batch":  # it was not skipped
             return branch / (1 - self.rate)
         generator = None if self.seed is None else torch.Generator().manual_seed(self._number() >> 1)
-        return thinned(branch, self.rate, True, generator)
+        return thinned(branch, self.rate, True, generator, self.place)
 
     def _number(self) -> int:
         """The next of the seed's 64-bit numbers."""

@@ -22,18 +22,25 @@ from residuum.train.step import Counted, Loss, forward
 
 @dataclass(frozen=True)
 class Cut:
-    """How a step is cut: into `count` chunks, of which `own` are this process's, of so many images each."""
+    """How a step is cut: into `count` chunks, of which `own` are this process's, of so many images each.
+
+    Where processes share chunks, all are its own, of each it has `sizes` images, and `places` says from which one on,
+    of how many.
+    """
 
     count: int = 1
     own: range = range(1)
     sizes: tuple[int, ...] = ()
+    places: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def of(cls, schedule: Schedule) -> "Cut":
         """That of a loader's steps."""
         own = schedule.own_chunks
-        places = [schedule.chunk(number) for number in own]
-        return cls(schedule.chunks, own, tuple(place.stop - place.start for place in places))
+        parts = [(schedule.part(number), schedule.chunk(number)) for number in own]
+        places = [(part.start - chunk.start, chunk.stop - chunk.start) for part, chunk in parts]
+        sizes = tuple(part.stop - part.start for part, _ in parts)
+        return cls(schedule.chunks, own, sizes, tuple(places) if schedule.shared else ())
 
     @property
     def held(self) -> int:
@@ -116,6 +123,8 @@ def train_chunks(
             lap("backward")
         row = (share.detach()[None], correct[None], *statistics.taken())
         torch.cat([t.to(found.dtype) for t in row], out=found[number])
+        if cut.places and not team.first:  # each has the statistics of all
+            found[number, 2:] = 0
         whole = correct.dtype
         if not last:
             _hold(held, _taken(learning), number - cut.own[0] + 1)
@@ -123,7 +132,7 @@ def train_chunks(
         for part in reversed(held):
             torch._foreach_add_([p.grad for p in learning if p.grad is not None], part)
     optimizer.step()
-    team.sum(found)  # of each row all but one process have zeros
+    team.sum(found)  # of each row all but one process have zeros, or all but one of its statistics
     statistics.end(found[:, 2:])
     total, correct = found[:, :2].sum(0)
     return Counted(total.float(), correct.to(whole))

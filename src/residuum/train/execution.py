@@ -29,6 +29,9 @@ class Execution:
     memory: str | None = None
     # folder for datasets that are downloaded; RESIDUUM_CACHE, or else ~/.cache/residuum, where left out
     cache: str | None = None
+    # let processes share each chunk, and batch norms take its statistics over all of them; else a process has whole
+    # chunks, and there must be as many as processes
+    sync_norm: bool = False
     # seconds between saves of the state within an epoch; it is saved after each epoch too
     save_every: Annotated[float, Within("(0, 1e9]")] = 600.0
     # seconds that a process waits for another one before it gives it up

@@ -27,6 +27,7 @@ from residuum.train.optim import learning_rate, make_loss, set_learning_rate
 from residuum.train.recipe import Recipe
 from residuum.train.state import State
 from residuum.train.step import Evaluation, evaluate, train_step
+from residuum.train.sync_norm import place_draws
 
 LOOK_EVERY = 0.2  # seconds; reading the loss from an accelerator makes it wait
 LOOK_STEPS = 50  # steps after which the loss is read at the latest
@@ -123,14 +124,14 @@ def step(
     count = len(labels) if count is None else count
     thaw_in_time(state.network, recipe, number, recipe.epochs * steps)
     set_learning_rate(state.optimizer, learning_rate(number, recipe, steps))
-    chunks = _chunks(state, recipe, images, labels, steps, cut)
+    chunks = _chunks(state, recipe, images, labels, steps, cut, team)
     how: Any = {
         "bf16": recipe.precision == "bf16",
         "loss": make_loss(recipe.loss, weights=state.class_weights),
         "lap": lap,
     }
     try:
-        if cut.count == 1:
+        if cut.count == 1 and not cut.places:
             loss, correct = train_step(net, state.optimizer, *next(chunks), **how)
         else:
             loss, correct = train_chunks(net, state.network, state.optimizer, chunks, cut, count, team, **how)
@@ -153,7 +154,7 @@ def step(
 
 
 def _chunks(
-    state: State, recipe: Recipe, images: Tensor, labels: Tensor, steps: int, cut: Cut
+    state: State, recipe: Recipe, images: Tensor, labels: Tensor, steps: int, cut: Cut, team: Team
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The images and targets of each of this process's chunks; what the network draws is seeded as one is given."""
     progress = state.progress
@@ -162,13 +163,15 @@ def _chunks(
         _seed(state.device, seed)  # dropout
         if recipe.model.stochastic_depth:
             seed_stochastic_depth(state.network, seed, seed)
-        yield _mixed(state, recipe, inputs, answers, steps, chunk)
+        if cut.places:
+            place_draws(state.network, *cut.places[chunk])
+        yield _mixed(state, recipe, inputs, answers, steps, chunk, team if cut.places else ALONE)
 
 
 def _mixed(
-    state: State, recipe: Recipe, images: Tensor, labels: Tensor, steps: int, chunk: int
+    state: State, recipe: Recipe, images: Tensor, labels: Tensor, steps: int, chunk: int, team: Team
 ) -> tuple[Tensor, Tensor]:
-    """A chunk's images and targets, mixed where the recipe says so."""
+    """Images and targets of a chunk, which a team may share, mixed where the recipe says so."""
     progress, settings = state.progress, recipe.mixing
     number, total = progress.epoch * steps + progress.step, recipe.epochs * steps
     if not (settings.mixup or settings.cutmix) or number >= round((1 - settings.off) * total):
@@ -182,6 +185,7 @@ def _mixed(
         epoch=progress.epoch,
         step=progress.step,
         chunk=chunk,
+        before=team.previous(images[-1:], labels[-1:]) if team.world > 1 else None,
     )
     return mixed.images, mixed.targets(recipe.model.num_classes)
 

@@ -34,25 +34,38 @@ class Mixed(NamedTuple):
 
 
 def mix(
-    images: Tensor, labels: Tensor, *, mixup: float, cutmix: float, seed: int, epoch: int, step: int, chunk: int = 0
+    images: Tensor,
+    labels: Tensor,
+    *,
+    mixup: float,
+    cutmix: float,
+    seed: int,
+    epoch: int,
+    step: int,
+    chunk: int = 0,
+    before: tuple[Tensor, Tensor] | None = None,
 ) -> Mixed:
     """Mix a batch of float images (N, C, H, W) with itself, on any device and in its memory format.
 
     `mixup` and `cutmix` are the parameters of their Beta distributions, 0 for neither; where both are above 0 a fair
     coin chooses one for the whole batch. One share is drawn for the whole batch; CutMix's box, cut off at the border,
-    says what it comes to. The batch that is given stays as it is.
+    says what it comes to. The batch that is given stays as it is. Where it is a part of a larger one, `before` is the
+    image (1, C, H, W) and the label that come before the first: its partners.
     """
-    if len(images) == 1 or not (mixup or cutmix):
+    if (len(images) == 1 and before is None) or not (mixup or cutmix):
         return Mixed(images, labels, labels, 1.0)
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator, of the CPU alone
         torch.default_generator.manual_seed(seed_for(seed, epoch, step, chunk, _MIXING))
         cut = bool(torch.rand(()) < 0.5) if mixup and cutmix else cutmix > 0
         transform = v2.CutMix(alpha=float(cutmix)) if cut else v2.MixUp(alpha=float(mixup))
         drawn = transform.make_params([images])
+    partners, others = images.roll(1, 0), labels.roll(1, 0)
+    if before is not None:
+        partners[:1], others[:1] = before
     if not cut:
         share = float(drawn["lam"])
-        return Mixed(images.lerp(images.roll(1, 0), 1 - share), labels, labels.roll(1, 0), share)
+        return Mixed(images.lerp(partners, 1 - share), labels, others, share)
     left, top, right, bottom = drawn["box"]
     mixed = images.clone()
-    mixed[:, :, top:bottom, left:right] = images[:, :, top:bottom, left:right].roll(1, 0)
-    return Mixed(mixed, labels, labels.roll(1, 0), float(drawn["lam_adjusted"]))
+    mixed[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
+    return Mixed(mixed, labels, others, float(drawn["lam_adjusted"]))

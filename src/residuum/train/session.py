@@ -37,6 +37,7 @@ from residuum.train.profiling import Profile
 from residuum.train.recipe import Recipe, check_fit, differences
 from residuum.train.run import BEST, DataRecord, Run, free_folder, refuse_existing
 from residuum.train.state import State
+from residuum.train.sync_norm import share_chunks
 from residuum.train.trackers import need_trackers, open_trackers
 from residuum.units import counted, parse_size, show_budget, show_size
 from residuum.weights.checkpoint import Checkpoint
@@ -92,9 +93,9 @@ def fit(
         check_fit(recipe, catalog)
         precision, why = precision_for(recipe, catalog, device)
         recipe = recipe.replace({"data.path": catalog.location, "precision": precision})
-        recipe, weights = read_start(with_norm_batch(recipe, team.world))
+        recipe, weights = read_start(with_norm_batch(recipe, 1 if execution.sync_norm else team.world))
         record = DataRecord.of(catalog)
-        _refuse_other_work(recipe, record, team)
+        _refuse_other_work(recipe, execution, record, team)
         with generators_kept(device):
             job = prepare(recipe, execution, catalog, device, callbacks, weights, team)
             run = team.of_first(lambda: Run.create(path, recipe, execution, record))
@@ -144,7 +145,7 @@ def resume(
                 "train anew"
             )
         recipe = recipe.replace({"data.path": catalog.location})
-        _refuse_other_work(recipe, record, team)
+        _refuse_other_work(recipe, execution, record, team)
         why = _precision_here(recipe, device)
         values, fallen_back = team.of_first(run.load_state)
         with generators_kept(device):
@@ -252,11 +253,13 @@ def _heard(callbacks: Sequence[Callback] | None, team: Team) -> Sequence[Callbac
     return (ConsoleLogger(),) if callbacks is None else callbacks
 
 
-def _refuse_other_work(recipe: Recipe, record: DataRecord, team: Team) -> None:
-    """Raise `RunError` where a process has another recipe or other data than the first."""
-    theirs, data = team.of_first(lambda: (recipe, record))
+def _refuse_other_work(recipe: Recipe, execution: Execution, record: DataRecord, team: Team) -> None:
+    """Raise `RunError` where a process has another recipe or other data than the first, or shares chunks otherwise."""
+    theirs, shares, data = team.of_first(lambda: (recipe, execution.sync_norm, record))
     other = [name for name in differences(theirs, recipe) if name not in MAY_CHANGE]
     changed = f"{other[0]} is {quoted(recipe.to_dict()[other[0]])}" if other else data.changed(record)
+    if changed is None and shares != execution.sync_norm:
+        changed = f"sync_norm is {execution.sync_norm}"
     if changed is not None:
         raise RunError(
             f"process {team.rank} of {team.world} has other work than the first: {changed}; start all of them alike"
@@ -367,6 +370,10 @@ def prepare(
         need_compiler(device)
         if execution.memory is not None:
             raise ConfigError("a compiled step plans its own recomputation; leave out --memory or --compile")
+        if _shares(execution, team):
+            raise ConfigError(
+                "a compiled step takes statistics and draws of its own images alone; leave out --sync-norm or --compile"
+            )
     _say(callbacks, "reading", f"{recipe.data.path}, {counted(len(catalog.classes), 'class')}")
     for reason, count in catalog.left_out.items():
         _say(callbacks, "left out", f"{reason} ({count:,})")
@@ -389,12 +396,19 @@ def prepare(
     val = make(dataset.val, train=False) if dataset.val is not None else None
     cut = Cut.of(train.schedule)
     plan = _plan(network, cut, recipe, execution, device, team) if execution.memory is not None else None
+    if _shares(execution, team):
+        share_chunks(network)
     freeze_for(network, recipe)  # after the plan, which is for the steps that train all
     average = make_average(network, recipe.average, recipe.epochs * len(train))
     state = State(network, make_optimizer(network, recipe.optimizer), average)
     state.class_weights = weights_of_classes(recipe, dataset.train.labels, device)
     state.progress.begin_epoch(len(train), device)
     return Job(recipe, execution, dataset, state, train, val, plan, begun_from, team)
+
+
+def _shares(execution: Execution, team: Team) -> bool:
+    """Whether several processes have a part of each chunk."""
+    return execution.sync_norm and team.world > 1
 
 
 def weights_of_classes(recipe: Recipe, labels: Tensor, device: torch.device) -> Tensor | None:
@@ -435,21 +449,26 @@ def loader_for(
         balance=recipe.data.balance_power if recipe.data.balance == "sampler" else 0.0,
         epochs=recipe.epochs,
         norm_batch=recipe.norm_batch if train else None,
+        shared=train and _shares(execution, team),
         rank=team.rank,
         world=team.world,
     )
 
 
 def _plan(network: ResNet, cut: Cut, recipe: Recipe, execution: Execution, device: torch.device, team: Team) -> Plan:
-    """Recompute what it takes to stay within the budget, of which this process holds a part already."""
+    """Recompute what it takes to stay within the budget, of which this process holds a part already.
+
+    Several processes take one plan, that of the first for the least budget: those that share chunks meet in each norm.
+    """
     assert execution.memory is not None
     assert network.preprocessing is not None
     budget = free_memory(device) if execution.memory == "auto" else parse_size(execution.memory)
     if execution.memory == "auto" and device.type == "cpu":
         budget //= team.local_world
-    batch = max(cut.sizes)
+    batch = team.largest(max(cut.sizes))
     own = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-    held = max(held_memory(device) - own, 0) + beside_a_step(network, recipe, cut)
+    held = team.largest(max(held_memory(device) - own, 0)) + beside_a_step(network, recipe, cut)
+    budget = -team.largest(-budget)
     planner = Planner(
         network,
         image_size=recipe.augment.largest_size or network.preprocessing.image_size,
@@ -464,7 +483,7 @@ def _plan(network: ResNet, cut: Cut, recipe: Recipe, execution: Execution, devic
             f"the first step, and recomputing the most takes {show_size(least)} more; "
             f"give {show_size(least + held, enough=True)} or a smaller --batch-size"
         )
-    plan = planner.plan(batch, budget - held)
+    plan = team.of_first(lambda: planner.plan(batch, budget - held))
     plan.apply(network)
     return plan
 
@@ -529,7 +548,8 @@ def facts(job: Job, why: str) -> dict[str, str]:
         lines["memory"] = memory_in_words(peak, max(cut.sizes), job.plan, job.execution.memory)
     if (chunks := job.train.schedule.chunks) > 1 or job.team.world > 1:
         processes = counted(job.team.world, "process")
-        lines["chunks"] = f"{chunks} a step, of {recipe.batch_size // chunks} images each, in {processes}"
+        how = "shared by" if _shares(job.execution, job.team) else "in"
+        lines["chunks"] = f"{chunks} a step, of {recipe.batch_size // chunks} images each, {how} {processes}"
     if job.train.left_out_per_epoch:
         lines["batches"] = full_batches(len(dataset.train.labels), recipe.batch_size, job.train.left_out_per_epoch)
     return lines
