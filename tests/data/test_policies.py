@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from residuum.data.catalog import scan
@@ -97,14 +98,25 @@ def test_evaluation_keeps_its_own_image_size_and_has_no_policy(image_folder):
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(plain, found.epoch(0), strict=True))
 
 
-@pytest.mark.parametrize("field", [{"policy": "trivial"}, {"erase": 0.1}])
-def test_what_only_files_have_is_refused_for_images_in_memory(field):
-    split = Split(torch.zeros(8, 8, 8, 1, dtype=torch.uint8), torch.zeros(8, dtype=torch.long))
-    with pytest.raises(ConfigError, match=f"augment.{next(iter(field))} is for image files"):
-        make_loader(
-            split, Preprocessing(1, (8, 8), (0.5,), (0.25,), 0.0), batch_size=4, seed=0, train=True,
-            augmentation=Augmentation(**field), device=CPU, workers=0, skip_bad_images=False,
+@pytest.mark.parametrize("field", [{"policy": "trivial"}, {"erase": 0.5, "flip": "alternate"}])
+@pytest.mark.parametrize(("channels", "workers"), [(3, 0), (3, 2), (1, 0)])
+def test_images_in_memory_vary_as_the_same_files_do(field, channels, workers, tmp_path):
+    images = torch.randint(256, (12, 16, 20, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    paths = tuple(str(tmp_path / f"{number}.png") for number in range(len(images)))
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image.squeeze(2).numpy() if channels == 1 else image.numpy()).save(path)
+    how = Preprocessing(channels, (16, 20), (0.5,) * channels, (0.25,) * channels, 0.0)
+    found = []
+    for held in (images, paths):
+        batches = make_loader(
+            Split(held, torch.arange(len(images))), how, batch_size=4, seed=0, train=True, device=CPU, workers=workers,
+            augmentation=Augmentation(pad=2, cutout=3, **field), skip_bad_images=False,
         )  # fmt: skip
+        found.append([batch for epoch in (0, 1) for batch in batches.epoch(epoch)])
+    for (one, labels), (other, same) in zip(*found, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(labels, same)
+    assert len(found[0]) == 6
 
 
 @pytest.mark.parametrize("settings", [{"crop": 0.95}, {"interpolation": "bicubic"}])

@@ -43,6 +43,9 @@ def rows(run):
     return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
 
 
+TOGETHER = pytest.mark.xdist_group("one, two and three processes")  # one worker has them all, and makes the runs once
+
+
 @pytest.fixture(scope="module")
 def by_world(tmp_path_factory):
     """The folder of runs of each way, by the number of processes that trained them."""
@@ -58,6 +61,7 @@ def by_world(tmp_path_factory):
     return folders
 
 
+@TOGETHER
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_one_process_and_two_train_to_the_very_same_weights(by_world, way):
@@ -70,6 +74,7 @@ def test_one_process_and_two_train_to_the_very_same_weights(by_world, way):
     assert first["val_loss"] == pytest.approx(second["val_loss"], rel=1e-6)
 
 
+@TOGETHER
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "a chunk a process"])
 def test_processes_with_unlike_shares_train_to_the_same_weights(by_world, way):
@@ -90,6 +95,7 @@ def resumed(folder):
     return resume(folder, callbacks=[])
 
 
+@TOGETHER
 @pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_with_one_or_three(by_world, tmp_path):
     whole, results = state_of(by_world[1] / "plain"), {}
@@ -322,8 +328,8 @@ def test_processes_that_are_killed_again_and_again_end_with_the_very_same_state(
     """Under torchrun, which starts all of them again; the undisturbed run is that of one process."""
     from benchmarks.kills import disturbed, same
 
-    fields = {"batch_size": 64, "norm_batch": 32, "model.width": 0.25, "precision": "fp32", "epochs": 30}
+    fields = {"batch_size": 64, "norm_batch": 32, "model.width": 0.25, "precision": "fp32", "epochs": 12}
     fit(Recipe.default().replace(fields), out=tmp_path / "alone", callbacks=[])
-    kills = disturbed(tmp_path / "killed", 30, 2, 2, random.Random(0), 1.0)
+    kills = disturbed(tmp_path / "killed", 12, 2, 2, random.Random(0), 1.0)
     assert kills >= 1  # a fast machine is done before the last one
     assert same(tmp_path / "alone", tmp_path / "killed")

@@ -52,6 +52,9 @@ def trained(top, ways):
     return found
 
 
+TOGETHER = pytest.mark.xdist_group("processes that share chunks")  # one worker has them all, and makes the runs once
+
+
 @pytest.fixture(scope="module")
 def by_world(tmp_path_factory):
     """The folder and the last epochs of runs of each way, by the number of processes."""
@@ -70,6 +73,7 @@ def same(one, other):
         assert (value.double() - other[name].double()).abs().max() / scale < 1e-5, name
 
 
+@TOGETHER
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "way"), [*((2, way) for way in (*WAYS, "recomputed")), (3, "one chunk with all draws")]
@@ -95,6 +99,7 @@ def resumed(folder):
     return resume(folder, execution=Execution(sync_norm=True), callbacks=[])
 
 
+@TOGETHER
 @pytest.mark.slow
 def test_a_run_of_one_process_goes_on_with_two_that_share_its_only_chunk(by_world, tmp_path):
     [stopped] = in_processes(1, halted, tiny(**SMALL | WAYS["one chunk with all draws"]), tmp_path / "cut", 7)

@@ -2,7 +2,8 @@
 
 So a run that stops in the middle of an epoch goes on with the very same batches, nothing about the data has to be
 saved, and neither workers nor the number of processes change which images a step sees or how they vary. Small images
-live on the device as uint8 and are augmented a batch at a time; files are read and augmented by workers.
+live on the device as uint8 and are augmented a batch at a time. Workers read files, and augment these and what else is
+to be augmented an image at a time.
 """
 
 import dataclasses
@@ -229,8 +230,8 @@ class MemoryLoader:
         return together.to(self.device)
 
 
-class _Files(Dataset[Any]):
-    """Image files, read and augmented in the worker; an item's key is its number and the epoch's."""
+class _Images(Dataset[Any]):
+    """Images, read and augmented in the worker; an item's key is its number and the epoch's."""
 
     def __init__(
         self,
@@ -305,8 +306,8 @@ def _collate(items: list[tuple[Tensor | None, Tensor, list[str]]]) -> tuple[Tens
     return images, labels, [text for _, _, bad in items for text in bad]
 
 
-class FileLoader:
-    """Batches of image files, read by worker processes."""
+class WorkerLoader:
+    """Batches of images that worker processes read, or are given, and augment one at a time."""
 
     def __init__(
         self,
@@ -319,14 +320,13 @@ class FileLoader:
         skip_bad_images: bool,
         epochs: int,
     ) -> None:
-        assert not isinstance(split.images, Tensor)
         self.schedule, self.device, self.skip_bad_images = schedule, device, skip_bad_images
         self.skipped: set[str] = set()
         self.left_out_per_epoch = schedule.left_out
         self.normalise = Normalise(preprocessing, device)
         self.keys, self.desk = _Keys(schedule), Desk(split.images, workers)
         self.loader = DataLoader(
-            _Files(
+            _Images(
                 split,
                 preprocessing,
                 augmentation if schedule.train else None,
@@ -421,12 +421,10 @@ def make_loader(
         order = partial(balanced_order, split.labels, balance)
     repeats = augmentation.repeats if train else 1
     schedule = Schedule(len(split), batch_size, seed, train, rank, world, repeats, order, norm_batch, shared)
-    if isinstance(split.images, Tensor):
-        for name in ("policy", "erase") if train else ():
-            if getattr(augmentation, name) != getattr(Augmentation(), name):
-                raise ConfigError(f"augment.{name} is for image files, and these images are in memory; leave it out")
+    one_at_a_time = train and (augmentation.policy is not None or augmentation.erase > 0)
+    if isinstance(split.images, Tensor) and not one_at_a_time:
         return MemoryLoader(split, preprocessing, schedule, augmentation, device, epochs)
-    return FileLoader(split, preprocessing, schedule, augmentation, device, workers, skip_bad_images, epochs)
+    return WorkerLoader(split, preprocessing, schedule, augmentation, device, workers, skip_bad_images, epochs)
 
 
 def _check_chunks(images: int, norm_batch: int, world: int, shared: bool) -> None:

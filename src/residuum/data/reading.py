@@ -25,14 +25,19 @@ _WORTH_A_WORKER = 2000  # small images that are decoded in about the time in whi
 
 
 class Desk:
-    """What each worker is reading, in memory that all processes share."""
+    """What each worker is reading, in memory that all processes share.
 
-    def __init__(self, places: Sequence[Place], workers: int) -> None:
+    Images lie at places, or are at hand as uint8 (N, H, W, C).
+    """
+
+    def __init__(self, places: Sequence[Place] | Tensor, workers: int) -> None:
         self.places = places
         self.slots = torch.full((max(workers, 1), 2), -1).share_memory_()  # type: ignore[no-untyped-call] # process id, number of its file
 
     def read(self, index: int, channels: int) -> Tensor:
-        """One image, noted for as long as it takes; raises `DataError`."""
+        """One image, uint8 (C, H, W), noted for as long as it takes; raises `DataError`."""
+        if isinstance(self.places, Tensor):
+            return self.places[index].permute(2, 0, 1)
         worker = get_worker_info()
         slot = self.slots[worker.id if worker is not None else 0]
         slot[0], slot[1] = os.getpid(), index
@@ -67,7 +72,7 @@ class Desk:
             time.sleep(0.05)
         if not dead:
             return DataError(f"the images cannot be read: {first_line(error)}")
-        reading = [self.places[index] for _, index in dead if index >= 0]
+        reading = [] if isinstance(self.places, Tensor) else [self.places[index] for _, index in dead if index >= 0]
         what = f"while it read {shown(reading[0])}" if reading else "between two images"
         return DataError(
             f"a worker process that reads images died {what} ({first_line(error)}); if memory ran out, take fewer "

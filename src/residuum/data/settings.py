@@ -70,10 +70,10 @@ class Augmentation:
     # random mirrors half of the images, drawn anew each time; alternate mirrors an image in every other epoch
     # (2404.00498), half of them in the first
     flip: Annotated[Literal["none", "random", "alternate"], arg(aliases=("--flip",))] = "none"
-    # image files: trivial (TrivialAugment, 2103.10158), or rand:2:9 (RandAugment, 1909.13719) with 2 operations of
+    # trivial (TrivialAugment, 2103.10158), or rand:2:9 (RandAugment, 1909.13719) with 2 operations of
     # magnitude 9 out of 30
     policy: str | None = None
-    # image files: share of them in which a box is erased (1708.04896)
+    # share of the images in which a box is erased (1708.04896)
     erase: Annotated[float, Within("[0, 1]")] = 0.0
     # side in pixels of a square that is cut out of each image around a random pixel (1708.04552); it may reach over
     # the edge

@@ -14,7 +14,7 @@ from torch import Tensor
 from residuum.config import ResNetConfig
 from residuum.data.balance import class_weights
 from residuum.data.catalog import Catalog, scan
-from residuum.data.loaders import Loader, make_loader
+from residuum.data.loaders import Loader, MemoryLoader, make_loader
 from residuum.data.sources import Dataset, Split, open_dataset
 from residuum.devices import DTYPES, choose_precision, free_memory, held_memory, pick_device, set_up
 from residuum.errors import ConfigError, DataError, RunError, WeightsError, quoted
@@ -513,7 +513,7 @@ def _said(asked: str, budget: int) -> str:
 
 def _listeners(job: Job, run: Run, callbacks: Sequence[Callback]) -> Sequence[Callback]:
     """The callbacks, and those that the execution asks for."""
-    workers = None if isinstance(job.dataset.train.images, Tensor) else job.execution.workers
+    workers = None if isinstance(job.train, MemoryLoader) else job.execution.workers
     trackers = open_trackers(job.execution, run.path, job.recipe, callbacks)
     return (*callbacks, WaitingForData(callbacks, workers), *trackers)
 
