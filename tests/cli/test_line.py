@@ -83,6 +83,7 @@ def test_a_flag_has_other_names_and_the_last_one_counts():
 
 def test_one_number_stands_for_both_of_a_pair():
     assert sail("x", "--size", "3", "ann") == Sail("x", ("ann",), size=(3, 3))
+    assert sail("x", "--size", "3x4", "ann") == sail("x", "ann", "--size=3,4") == Sail("x", ("ann",), size=(3, 4))
     assert sail("x", "--size=3", "--area", "5", "--fast") == Sail("x", size=(3, 3), area=(5, 5), fast=True)
 
 
@@ -110,6 +111,8 @@ def test_a_list_leaves_its_last_word_to_a_positional_that_has_none():
         ("x --size y", "--size: expected 2 arguments"),
         ("x --size 1 2 --size", "--size: expected 2 arguments"),
         ("x --area y", "--area is 'y'; it must be a list of 2 integers, or left out"),
+        ("x --legs 2,3", "--legs is '2,3'; it must be a list of integers, each an integer of at least 1: --legs 2 3"),
+        ("x --legs [2, 3]", "an integer of at least 1: --legs 2 3"),
         ("x --legs 2 0", "--legs is '2 0'; it must be a list of integers, each an integer of at least 1"),
         ("x --lr nan", "--optimizer.lr is 'nan'; it must be a number in (0, 10]"),
         ("x --lr many", "--optimizer.lr is 'many'; it must be a number in (0, 10]"),

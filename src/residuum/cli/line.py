@@ -21,6 +21,9 @@ import tyro
 from residuum.errors import ConfigError, ResiduumError, nearest, quoted
 from residuum.validation import LARGEST, AtLeast, Field, Within, wanted
 
+_SIDES = re.compile(r"([0-9]+)[x,]([0-9]+)")  # of an image, as many write them
+_MOST_SHOWN = 10  # words of a list that a message writes out
+
 
 @dataclass(frozen=True)
 class Option:
@@ -211,13 +214,17 @@ class _KeepAll(_Keep):
 
 
 def _both(args: Sequence[str], flags: Sequence[Option]) -> list[str]:
-    """The words of a line, where one number for a flag that takes two, such as `--image-size 32`, stands twice."""
+    """The words of a line, where one word for a flag that takes two numbers is both: `--image-size 32`, or 32x48."""
     pairs = {flag for option in flags if tuple[int, int] in _members(option.kind) for flag in option.flags}
     found: list[str] = []
     for place, word in enumerate(args):
         flag, sign, value = word.partition("=")
         if flag in pairs and sign:
-            found += [flag, value, value]
+            sides = _SIDES.fullmatch(value)
+            found += [flag, *(sides.groups() if sides else (value, value))]
+            continue
+        if found and found[-1] in pairs and (sides := _SIDES.fullmatch(word)):
+            found += sides.groups()
             continue
         found.append(word)
         first, second = ([*args[place + 1 : place + 3], "", ""])[:2]
@@ -260,6 +267,9 @@ def _check(line: Line, options: Sequence[Option], prog: str) -> None:
         if words is not None and not _fits(words, option.kind, option.constraints):
             must = wanted(Field(option.name, option.kind, option.constraints))
             hint = nearest(words[0], _literals(option.kind)) if len(words) == 1 else ""
+            apart = tuple(filter(None, re.split(r"[\s,;x()\[\]]+", " ".join(words))))
+            if 1 < len(apart) < _MOST_SHOWN and _fits(apart, option.kind, option.constraints):
+                hint = f": {name} {' '.join(apart)}"
             raise ConfigError(f"{name} is {quoted(' '.join(words))}; it must be {must}{hint}")
 
 
