@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -195,6 +196,17 @@ def test_processes_of_torchrun_give_one_report_with_the_same_counts(command, ima
     one, two = (json.loads((folder / "evaluation.json").read_text()) for folder in (alone, together))
     assert one["confusion"] == two["confusion"]
     assert one["top1"] == two["top1"]
+
+
+def test_weights_in_a_runs_folder_are_evaluated_on_its_data_and_lone_ones_ask_for_some(command, finished, tmp_path):
+    folder, best = (command("evaluate", finished.path / name) for name in ("", "weights.safetensors"))
+    assert folder.code == best.code == 0, best.err
+    assert folder.out.splitlines()[1:] == best.out.splitlines()[1:]  # the first names the source
+    assert " on digits" in best.out.splitlines()[0]
+    shutil.copy(finished.path / "weights.safetensors", tmp_path / "lone.safetensors")
+    lone = command("evaluate", tmp_path / "lone.safetensors")
+    assert (lone.code, lone.out) == (2, "")
+    assert "is no run, which would say its data; give --data" in lone.err
 
 
 @pytest.mark.slow

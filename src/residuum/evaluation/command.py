@@ -103,8 +103,13 @@ def data_settings(request: Request) -> DataSettings:
 
 
 def settings_of_run(source: str | Path) -> DataSettings:
-    """The data of a run; raises `ConfigError`, `KeyError` or `TypeError` for no recipe, or one without this table."""
-    return DataSettings(**parse_toml(read_text(Path(source) / "recipe.toml", ConfigError))["data"])
+    """The data of a run, or of that whose folder a weights file lies in.
+
+    Raises `ConfigError`, `KeyError` or `TypeError` for no recipe, or one without this table.
+    """
+    path = Path(source)
+    run = path.parent if path.is_file() else path
+    return DataSettings(**parse_toml(read_text(run / "recipe.toml", ConfigError))["data"])
 
 
 def _now_and_then(console: Console) -> Callable[[str], None]:
