@@ -4,34 +4,24 @@ python -m benchmarks.same_network CIFAR --rounds 5
 
 CIFAR is a folder of image folders, `train/CLASS` and `test/CLASS`. In each round an epoch of `classic_cifar`, in fp32
 with two workers, comes beside a run of `residuum train` with the same network, batch, optimizer and augmentation in the
-precision that it chooses, of which the second epoch counts. Evaluation counts for neither.
+precision that it chooses, of which the second epoch counts. Evaluation and saving count for neither.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import torch
 from benchmarks.classic_cifar import training
+from benchmarks.processes import images_per_second
 
 LINE = ("--recipe", "he2015-cifar", "--model", "cifar_resnet20", "--batch-size", "128", "--data.holdout", "0")
 
 
-def ours(folder: Path) -> float:
-    """Images a second of the second epoch of a run."""
-    with tempfile.TemporaryDirectory() as place:
-        out = Path(place) / "run"
-        line = [sys.executable, "-m", "residuum", "train", "--data", str(folder), *LINE]
-        subprocess.run([*line, "--epochs", "2", "--no-test", "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
-        return float(json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["images_per_second"])
-
-
-def theirs(folder: Path) -> Iterator[float]:
+def usual(folder: Path) -> Iterator[float]:
     """Images a second of each epoch of the usual script."""
     count = sum(1 for _ in (folder / "train").glob("*/*"))
     for seconds, _ in training(folder, 200):
@@ -43,19 +33,20 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
-    usual = theirs(asked.folder)
-    next(usual)  # warms up
-    found: list[tuple[float, float]] = []
+    line, script = ["--data", str(asked.folder), *LINE, "--epochs", "2"], usual(asked.folder)
+    next(script)  # warms up
+    ways: dict[str, Callable[[], float]] = {
+        "residuum": partial(images_per_second, 1, torch.get_num_threads(), line),
+        "the usual script": partial(next, script),
+    }
+    found: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(asked.rounds):
-        if number % 2:
-            other = next(usual)
-            found.append((ours(asked.folder), other))
-        else:
-            found.append((ours(asked.folder), next(usual)))
-        print("ours {:,.0f}, the usual script {:,.0f} images/s".format(*found[-1]), flush=True)
-    ratios = [own / other for own, other in found]
-    middle = [statistics.median(column) for column in zip(*found, strict=True)]
-    print(f"{os.cpu_count()} cores; medians: ours {middle[0]:,.0f}, the usual script {middle[1]:,.0f} images/s")
+        for way in sorted(ways, reverse=bool(number % 2)):
+            found[way].append(ways[way]())
+            print(f"{way:20}{found[way][-1]:8,.0f} images/s", flush=True)
+    ratios = [one / other for one, other in zip(*found.values(), strict=True)]
+    middle = ", ".join(f"{way} {statistics.median(speeds):,.0f} images/s" for way, speeds in found.items())
+    print(f"{os.cpu_count()} cores; medians: {middle}")
     print(f"ratio: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
 
 

@@ -61,6 +61,20 @@ def said(text: io.StringIO) -> list[str]:
     return text.getvalue().splitlines()
 
 
+def halted(recipe, folder, after):
+    """A run that is sent a signal after so many steps, in a process of its own."""
+    loop.LOOK_EVERY = 0.0
+    return fit(recipe, out=folder, callbacks=[StopAfter(after)])
+
+
+def assert_near(one, other):
+    """Two states have the same tensors, but for the rounding of sums."""
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        scale = value.double().abs().max().clamp_min(1e-30)
+        assert (value.double() - other[name].double()).abs().max() / scale < 1e-5, name
+
+
 @pytest.fixture
 def each_step(monkeypatch):
     """The loop tells its callbacks of every step."""

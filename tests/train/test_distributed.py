@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.train.processes import PerRank, in_processes, started, state_of
-from tests.train.runs import StopAfter, tiny
+from tests.train.runs import assert_near, halted, tiny
 
 from residuum.errors import ConfigError, DataError, DivergedError, RunError
 from residuum.train import Execution, Recipe, fit, loop, resume
@@ -79,16 +79,8 @@ def test_one_process_and_two_train_to_the_very_same_weights(by_world, way):
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "a chunk a process"])
 def test_processes_with_unlike_shares_train_to_the_same_weights(by_world, way):
     """Two chunks, one and one: three processes add gradients in another order."""
-    one, three = (state_of(by_world[world] / way) for world in (1, 3))
-    for name, value in one.items():
-        scale = value.double().abs().max().clamp_min(1e-30)
-        assert (value.double() - three[name].double()).abs().max() / scale < 1e-5, name
+    assert_near(state_of(by_world[1] / way), state_of(by_world[3] / way))
     assert rows(by_world[1] / way)[0]["data_digest"] == rows(by_world[3] / way)[0]["data_digest"]
-
-
-def halted(one, folder, after):
-    loop.LOOK_EVERY = 0.0
-    return fit(one, out=folder, callbacks=[StopAfter(after)])
 
 
 def resumed(folder):
@@ -107,8 +99,7 @@ def test_a_run_of_two_processes_goes_on_with_one_or_three(by_world, tmp_path):
         assert {len(result.history) for result in results[world]} == {1}
         assert rows(tmp_path / f"{world}")[0]["data_digest"] == rows(by_world[1] / "plain")[0]["data_digest"]
     assert all(torch.equal(value, state_of(tmp_path / "1")[name]) for name, value in whole.items())
-    for name, value in state_of(tmp_path / "3").items():
-        assert (value.double() - whole[name].double()).abs().max() <= 1e-5 * whole[name].double().abs().max(), name
+    assert_near(whole, state_of(tmp_path / "3"))
 
 
 # -- one voice ---------------------------------------------------------------------------------------------------------

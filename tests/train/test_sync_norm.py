@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from tests.train.processes import in_processes, state_of
-from tests.train.runs import StopAfter, tiny
+from tests.train.runs import assert_near, halted, tiny
 from torch import nn
 
 from residuum.data.catalog import scan
 from residuum.errors import ConfigError
-from residuum.train import Callback, Execution, fit, loop, resume, session
+from residuum.train import Callback, Execution, fit, resume, session
 from residuum.train.distributed import Team, join
 from residuum.train.sync_norm import SyncBatchNorm
 
@@ -67,12 +67,6 @@ def by_world(tmp_path_factory):
     return found
 
 
-def same(one, other):
-    for name, value in one.items():
-        scale = value.double().abs().max().clamp_min(1e-30)
-        assert (value.double() - other[name].double()).abs().max() / scale < 1e-5, name
-
-
 @TOGETHER
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -81,18 +75,13 @@ def same(one, other):
 def test_processes_that_share_chunks_train_to_the_weights_of_one(by_world, world, way):
     usual = "plain" if way == "recomputed" else way
     (alone, first), (together, other) = by_world[1], by_world[world]
-    same(state_of(alone / usual), state_of(together / way))
+    assert_near(state_of(alone / usual), state_of(together / way))
     (one, _), (several, said) = first[usual], other[way]
     assert one["data_digest"] == several["data_digest"]
     assert one["train_loss"] == pytest.approx(several["train_loss"], rel=1e-5)
     count = 63 // WAYS[usual].get("norm_batch", 21)
     assert said["lines"]["chunks"] == f"{count} a step, of {63 // count} images each, shared by {world} processes"
     assert ("recomputed" in said["lines"].get("memory", "")) == (way == "recomputed")
-
-
-def halted(recipe, folder, after):
-    loop.LOOK_EVERY = 0.0
-    return fit(recipe, out=folder, callbacks=[StopAfter(after)])
 
 
 def resumed(folder):
@@ -105,7 +94,7 @@ def test_a_run_of_one_process_goes_on_with_two_that_share_its_only_chunk(by_worl
     [stopped] = in_processes(1, halted, tiny(**SMALL | WAYS["one chunk with all draws"]), tmp_path / "cut", 7)
     assert stopped.stopped_by == signal.SIGTERM
     assert all(len(result.history) == 1 for result in in_processes(2, resumed, tmp_path / "cut"))
-    same(state_of(by_world[1][0] / "one chunk with all draws"), state_of(tmp_path / "cut"))
+    assert_near(state_of(by_world[1][0] / "one chunk with all draws"), state_of(tmp_path / "cut"))
 
 
 def normalised(dtype):

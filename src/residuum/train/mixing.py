@@ -59,13 +59,21 @@ def mix(
         cut = bool(torch.rand(()) < 0.5) if mixup and cutmix else cutmix > 0
         transform = v2.CutMix(alpha=float(cutmix)) if cut else v2.MixUp(alpha=float(mixup))
         drawn = transform.make_params([images])
-    partners, others = images.roll(1, 0), labels.roll(1, 0)
-    if before is not None:
-        partners[:1], others[:1] = before
+    image, label = before or (None, None)
+    others = _partners(labels, label)
     if not cut:
         share = float(drawn["lam"])
-        return Mixed(images.lerp(partners, 1 - share), labels, others, share)
+        return Mixed(images.lerp(_partners(images, image), 1 - share), labels, others, share)
     left, top, right, bottom = drawn["box"]
+    box = (..., slice(top, bottom), slice(left, right))
     mixed = images.clone()
-    mixed[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
+    mixed[box] = _partners(images[box], None if image is None else image[box])
     return Mixed(mixed, labels, others, float(drawn["lam_adjusted"]))
+
+
+def _partners(values: Tensor, before: Tensor | None) -> Tensor:
+    """Of each value (N, ...) the one before it; before the first comes the last, or the one that is given (1, ...)."""
+    partners = values.roll(1, 0)
+    if before is not None:
+        partners[:1] = before
+    return partners
