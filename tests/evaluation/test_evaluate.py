@@ -208,6 +208,9 @@ def test_weights_in_a_runs_folder_are_evaluated_on_its_data_and_lone_ones_ask_fo
     lone = command("evaluate", tmp_path / "lone.safetensors")
     assert (lone.code, lone.out) == (2, "")
     assert "is no run, which would say its data; give --data" in lone.err
+    missing = command("evaluate", tmp_path / "missing.safetensors")
+    assert (missing.code, missing.out) == (2, "")
+    assert "there is no weights file" in missing.err
 
 
 @pytest.mark.slow

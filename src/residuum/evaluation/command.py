@@ -23,6 +23,8 @@ from residuum.files import cache_folder, new_folder, read_text
 from residuum.preprocessing import Preprocessing
 from residuum.report.tables import print_table
 from residuum.validation import parse_toml
+from residuum.weights.hubs import is_reference
+from residuum.weights.reading import file_of
 
 SAY_EVERY = 10.0  # seconds between lines of progress
 
@@ -94,6 +96,8 @@ def data_settings(request: Request) -> DataSettings:
         settings = settings_of_run(request.source)
     if settings is None or (request.data is not None and request.data != settings.path):
         if request.data is None:
+            if not is_reference(request.source):
+                file_of(Path(request.source))  # a file that is not there is what is wrong first
             raise ConfigError(f"{quoted(request.source, 200)} is no run, which would say its data; give --data")
         settings = DataSettings(path=request.data)
     if request.holdout is not None:
