@@ -1,6 +1,7 @@
 """A network made ready for inference alone: folded, in the device's best format and precision, run by an engine."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -135,7 +136,9 @@ class EngineResNet(FoldedResNet):
         if x.is_inference():  # compiled code is compiled anew for those
             with torch.inference_mode(False):
                 x = x.clone()
-        with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
+        casts = torch.is_autocast_enabled(self.device.type)  # asked first: a block of it takes as long as many a layer
+        plain = torch.autocast(self.device.type, enabled=False) if casts else nullcontext()
+        with torch.inference_mode(False), plain:
             x = x.detach().to(torch.float32).contiguous()
             logits = self._runs(x)
         if not self._told:
