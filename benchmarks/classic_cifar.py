@@ -1,12 +1,14 @@
 """The usual way to train ResNet-20 on CIFAR-10, as a plain script of PyTorch and torchvision, in fp32.
 
 python -m benchmarks.classic_cifar CIFAR --epochs 200
+python -m benchmarks.classic_cifar CIFAR --compile --keep classic.pt  # its end alone, over several sittings
 
 CIFAR is a folder of image folders, `train/CLASS` and `test/CLASS`. Network and recipe are those of 1512.03385, section
 4.2, with the 200 epochs that are usual since: SGD with momentum 0.9 and weight decay 1e-4 for all parameters, learning
 rate 0.1, a tenth of it at half and at three quarters of the run, batches of 128, a border of 4 pixels and mirrors. Two
 loader processes; images are decoded once. After each epoch it prints the seconds of training so far, without those of
-the test, and the accuracy on the test images.
+the test, and the accuracy on the test images. `--compile` runs the same network channels-last and compiled, which is
+for where its accuracy is asked for and not its speed. `--keep` saves the state after each epoch and begins from it.
 """
 
 import argparse
@@ -77,8 +79,13 @@ class Decoded(Dataset[Any]):
         return self.transform(self.images[index]), self.labels[index]
 
 
-def training(folder: Path, epochs: int, seed: int = 0) -> Iterator[tuple[float, float]]:
-    """Train; after each epoch its seconds, without the test's, and the accuracy on the test images."""
+def training(
+    folder: Path, epochs: int, seed: int = 0, compiled: bool = False, keep: Path | None = None
+) -> Iterator[tuple[float, float]]:
+    """Train; after each epoch its seconds, without the test's, and the accuracy on the test images.
+
+    With `keep` the epochs that are in it are given first, from it, and the run goes on after them.
+    """
     torch.manual_seed(seed)
     usual = [transforms.ToTensor(), transforms.Normalize((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))]
     varied = transforms.Compose([transforms.RandomHorizontalFlip(), transforms.RandomCrop(32, 4), *usual])
@@ -87,11 +94,25 @@ def training(folder: Path, epochs: int, seed: int = 0) -> Iterator[tuple[float, 
     model = ResNet20()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [epochs // 2, epochs * 3 // 4])
-    for _ in range(epochs):
+    run = model
+    if compiled:
+        run = torch.compile(model.to(memory_format=torch.channels_last))  # type: ignore[assignment]
+    asked, past = {"epochs": epochs, "seed": seed, "images": len(train.dataset)}, []  # type: ignore[arg-type]
+    if keep and keep.exists():
+        state = torch.load(keep, weights_only=True)
+        if state["asked"] != asked:
+            raise SystemExit(f"{keep} is of a run with {state['asked']}, not {asked}")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"])  # the order of images, and the seeds of the loader's processes
+        past = [(seconds, accuracy) for seconds, accuracy in state["past"]]
+        yield from past
+    for _ in range(len(past), epochs):
         begin = time.perf_counter()
         model.train()
         for images, labels in train:
-            loss = F.cross_entropy(model(images), labels)
+            loss = F.cross_entropy(run(images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -102,7 +123,13 @@ def training(folder: Path, epochs: int, seed: int = 0) -> Iterator[tuple[float, 
         with torch.no_grad():
             for images, labels in test:
                 right += int((model(images).argmax(1) == labels).sum())
-        yield seconds, right / len(test.dataset)  # type: ignore[arg-type]
+        past.append((seconds, right / len(test.dataset)))  # type: ignore[arg-type]
+        if keep:
+            state = {"asked": asked, "random": torch.get_rng_state(), "past": past, "model": model.state_dict()}
+            state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            torch.save(state, keep.with_suffix(".part"))
+            keep.with_suffix(".part").replace(keep)
+        yield past[-1]
 
 
 def main() -> None:
@@ -110,9 +137,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action="store_true", help="channels-last and compiled: faster, the same network")
+    parser.add_argument("--keep", type=Path, help="file of the state: saved after each epoch, begun from if it exists")
     asked = parser.parse_args()
     spent = 0.0
-    for epoch, (seconds, accuracy) in enumerate(training(asked.folder, asked.epochs, asked.seed), 1):
+    run = training(asked.folder, asked.epochs, asked.seed, asked.compile, asked.keep)
+    for epoch, (seconds, accuracy) in enumerate(run, 1):
         spent += seconds
         print(f"epoch {epoch}: {spent:.0f} s, test {100 * accuracy:.2f} %", flush=True)
 
