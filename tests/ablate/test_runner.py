@@ -68,6 +68,19 @@ def test_a_worker_that_cannot_start_ends_the_study_in_a_sentence_and_counts_for_
     assert {cell.status for cell in collect(plan).cells} == {"waiting"}
 
 
+def test_code_that_changes_under_a_study_ends_it_and_counts_for_no_cell(tmp_path):
+    plan = planned(tmp_path, seeds=(0,))
+    go_wrong(plan, v1_0="changed")
+    with pytest.raises(RunError, match="^the code has changed$"):
+        run_fake(plan)
+    cells = collect(plan).cells
+    assert {cell.status for cell in cells} <= {"waiting", "done"}
+    assert next(cell for cell in cells if cell.variant == "v1").status == "waiting"
+    go_wrong(plan)
+    outcome, _ = run_fake(plan)
+    assert (outcome.failed, {cell.status for cell in collect(plan).cells}) == ((), {"done"})
+
+
 def test_a_cell_may_fork_processes_as_those_that_read_images_do(tmp_path):
     plan = planned(tmp_path, seeds=(0,))
     go_wrong(plan, v0_0="forks")

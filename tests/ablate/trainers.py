@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from residuum.ablate.cell import Trained
+from residuum.ablate.cell import ChangedError, Trained
 from residuum.ablate.cells import Record, lay_out
 from residuum.ablate.runner import run
 from residuum.ablate.study import Study
@@ -36,6 +36,8 @@ def fake(job):
     match json.loads(wrong.read_text())[name] if wrong.exists() and name in wrong.read_text() else "":
         case "raises":
             raise ValueError("no such thing")
+        case "changed":
+            raise ChangedError("the code has changed")
         case "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         case "hangs":

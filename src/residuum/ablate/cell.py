@@ -14,6 +14,10 @@ from residuum.train.recipe import Recipe
 from residuum.train.run import Run
 
 
+class ChangedError(RunError):
+    """The package's code or the data is no longer that of the study: no cell of it can be trained."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A cell to train: its recipe by dotted names, its folder, its record so far, and how it is carried out."""
@@ -62,10 +66,12 @@ def begin_or_go_on(job: Job) -> Trained:
     recipe, execution, run = Recipe().replace(job.recipe), Execution(**job.execution), Run(Path(job.folder))
     record = Record(**job.record)
     if environment.code_digest() != record.code:
-        raise RunError("the package's code has changed since the study was begun; begin it again with the same line")
+        raise ChangedError(
+            "the package's code has changed since the study was begun; begin it again with the same line"
+        )
     catalog = scanned(recipe.data.path)
     if catalog.digest != job.data:
-        raise RunError(f"{catalog.name} has changed since the study was begun; begin it again with the same line")
+        raise ChangedError(f"{catalog.name} has changed since the study was begun; begin it again with the same line")
     device = pick_device(execution.device)
 
     class Noting(Callback):

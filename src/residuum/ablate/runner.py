@@ -381,6 +381,9 @@ class Parent:
             self.finished += 1
             self.queue.ended(cell, status)
             self.say(f"{self.finished} of {self.queue.total}  {cell.name}: diverged: {told['reason']}")
+        elif status == "changed":  # every other cell would say the same
+            self.queue.back(cell)
+            raise RunError(told["reason"])
         elif status == "failed":
             self._tell_failed(cell, told["reason"])
             worker.let_go()  # what an error leaves of a process is not worked with

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from residuum.ablate.cell import Job, Trained, begin_or_go_on, now, scanned
+from residuum.ablate.cell import ChangedError, Job, Trained, begin_or_go_on, now, scanned
 from residuum.ablate.cells import TRACEBACK, Record, free_of_states
 from residuum.ablate.locks import locked
 from residuum.ablate.team import by_torchrun
@@ -94,6 +94,8 @@ def _cell(job: Job, trainer: Any) -> dict[str, Any]:
             record, status="done", weights=found.weights, split=found.split, correct=found.correct,
             measured=dict(found.measured or {}),
         )  # fmt: skip
+    except ChangedError as error:
+        return {"status": "changed", "reason": str(error)}  # which is no fault of this cell
     except DivergedError as error:
         record = replace(record, status="diverged", reason=str(error))
     except Exception as error:
