@@ -545,6 +545,23 @@ def test_the_weights_of_the_best_epoch_on_val_are_kept_over_a_stop(tmp_path, eac
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.parametrize("holdout", [None, 0.0])
+def test_a_network_that_answers_no_better_than_one_answer_for_all_is_said_to(tmp_path, holdout):
+    text, recipe = io.StringIO(), tiny(**{"optimizer.lr": 1e-9, "epochs": 1, "seed": 1})
+    if holdout is not None:
+        recipe = recipe.replace({"data.holdout": holdout})
+    row = fit(recipe, out=tmp_path / "run", callbacks=[console(text)]).metrics
+    split = "val" if holdout is None else "test"
+    (line,) = [line for line in said(text) if line.startswith("no better")]
+    found = re.search(rf"than always answering '(\d)', which is right for ([\d.]+) % of the {split} images$", line)
+    assert float(found[2]) >= 100 * row[f"{split}_accuracy"] - 0.005
+    assert float(found[2]) >= 10
+
+
+def test_a_network_that_learned_something_is_not_said_to_be_no_better(finished):
+    assert "no better" not in finished.out
+
+
 def test_without_a_validation_split_there_is_no_best_epoch(tmp_path):
     fit(tiny(epochs=1, **{"data.holdout": 0.0}), out=tmp_path / "run", callbacks=[])
     assert not (tmp_path / "run" / "best.safetensors").exists()

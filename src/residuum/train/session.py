@@ -1,6 +1,7 @@
 """From a recipe to a trained network in a run folder: data, device, network and loop put together."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -626,12 +627,29 @@ def _train(job: Job, run: Run, callbacks: Sequence[Callback], profile: int) -> R
     if best is not None:
         accuracy = progress.history[best - 1]["val_accuracy"]
         _say(callbacks, "best", f"val accuracy {100 * accuracy:.2f} % after epoch {best}, weights in {run.best}")
+    if stopped_by is None and (text := _no_better(job)):
+        _say(callbacks, "no better", text)
     _say(callbacks, "time", in_words(of_rows(progress.history), progress.spent))
     for image in sorted(skipped):
         _say(callbacks, "left out", image)
     team.exchange()  # the first process may have failed at the last file
     complete = progress.epoch == recipe.epochs and not _owes_test(job)
     return Result(run.path, tuple(progress.history), progress.seconds, None if complete else stopped_by)
+
+
+def _no_better(job: Job) -> str | None:
+    """That the network is no more often right than one answer for all images would be, if so; a run may fail so."""
+    row, splits = job.state.progress.history[-1], (("val", job.dataset.val), ("test", job.dataset.test))
+    for name, split in splits:
+        accuracy = row.get(f"{name}_accuracy")
+        if accuracy is None or split is None or split.labels.ndim > 1:
+            continue
+        ((label, count),) = Counter(split.labels.tolist()).most_common(1)
+        if accuracy > count / len(split.labels):
+            return None
+        share = f"{100 * count / len(split.labels):.2f} % of the {name} images"
+        return f"than always answering {quoted(job.dataset.classes[label])}, which is right for {share}"
+    return None
 
 
 def _owes_test(job: Job) -> bool:
