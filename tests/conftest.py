@@ -4,7 +4,6 @@ import gc
 import os
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 # Each worker of pytest-xdist has a core of its own, and so have the processes that its tests start: two threads of
@@ -49,14 +48,6 @@ def pytest_collection_finish():
     """What is loaded by now stays: the collector need not look at all of torch again and again."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture
-def openvino_in_fp32(monkeypatch):
-    """OpenVINO computes in fp32, also where it would take bf16 by itself."""
-    from residuum.runtimes import openvino
-
-    monkeypatch.setattr(openvino, "OpenVinoSession", partial(openvino.OpenVinoSession, precision="fp32"))
 
 
 @dataclass

@@ -252,7 +252,6 @@ def test_an_exported_program_is_evaluated_as_its_network_is(command, image_folde
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("openvino_in_fp32")
 @pytest.mark.parametrize(("ending", "library", "flags"), [
     (".onnx", "onnxruntime", ("--runtime", "onnxruntime")), (".xml", "openvino", ())
 ])  # fmt: skip
@@ -262,7 +261,7 @@ def test_a_file_for_another_runtime_is_evaluated_as_its_network_is(
     pytest.importorskip(library)
     from residuum.export import export
 
-    export(network, tmp_path / f"net{ending}", input="pixels")
+    export(network, tmp_path / f"net{ending}", input="pixels", precision="fp32" if ending == ".xml" else "auto")
     same_counts(command, weights, tmp_path / f"net{ending}", image_folder(side=24), tmp_path, *flags)
 
 

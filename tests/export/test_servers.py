@@ -80,6 +80,18 @@ def test_tritons_config_is_read_by_its_own_protobuf_and_says_what_the_file_takes
 
 
 @pytest.mark.slow
+def test_a_file_that_is_proved_in_fp32_alone_is_run_in_fp32_by_a_server_too(tmp_path):
+    pytest.importorskip("openvino")
+    export(network(), tmp_path / "net.xml", input="pixels", precision="fp32")
+    server_folder(tmp_path / "net.xml", tmp_path / "models", "ovms")
+    [entry] = json.loads((tmp_path / "models" / "config.json").read_text())["model_config_list"]
+    assert entry["config"]["plugin_config"] == {"INFERENCE_PRECISION_HINT": "f32"}
+    with pytest.raises(ConfigError, match="cannot ask OpenVINO for"):
+        server_folder(tmp_path / "net.xml", tmp_path / "other", "triton")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
 def test_ovms_gets_a_file_that_takes_photographs_as_it_decodes_them(tmp_path):
     openvino = pytest.importorskip("openvino")
     export(network(), tmp_path / "net.xml", order="bgr")

@@ -68,11 +68,11 @@ def test_a_file_takes_images_of_any_size_and_says_what_it_is(ending, tmp_path, h
 @pytest.mark.parametrize(
     ("kind", "free"), [("pixels", False), pytest.param("normalized", True, marks=pytest.mark.slow)]
 )
-@pytest.mark.usefixtures("openvino_in_fp32")
 def test_a_file_takes_pixels_or_normalised_tensors(ending, kind, free, tmp_path, here):
     needs(ending)
     model = network(in_channels=1)
-    export(model, tmp_path / f"net{ending}", input=kind, dynamic_size=free)
+    precision = "fp32" if ending == ".xml" else "auto"
+    export(model, tmp_path / f"net{ending}", input=kind, dynamic_size=free, precision=precision)
     file = opened(tmp_path / f"net{ending}")
     images = torch.randint(0, 256, (3, *SIZE, 1), dtype=torch.uint8)
     other = torch.randint(0, 256, (1, 51, 47, 1), dtype=torch.uint8)
@@ -184,6 +184,8 @@ REFUSED = [
     (ConfigError, "'fc.weight' holds NaN", lambda path: export(with_nan(), path / "net.pt2")),
     (ConfigError, "an opset is ONNX's", lambda path: export(network(), path / "net.pt2", opset=20)),
     (ConfigError, "half stores", lambda path: export(network(), path / "net.pt2", half=True)),
+    (ConfigError, "leave precision out", lambda path: export(network(), path / "net.pt2", precision="fp32")),
+    (ConfigError, "it must be one of auto, fp32", lambda path: export(network(), path / "net.xml", precision="bf16")),
     (ConfigError, "order bgr is for uint8 images",
      lambda path: export(network(), path / "net.pt2", order="bgr", input="normalized")),
     (ConfigError, "takes any size already", lambda path: export(network(), path / "net.pt2", dynamic_size=True)),

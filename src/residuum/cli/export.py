@@ -35,6 +35,9 @@ class Export:
     opset: int | None = None
     # store the weights of OpenVINO files in fp16
     half: bool = False
+    # precision in which an OpenVINO file is proved and run: what the processor has, bf16 included, or fp32 alone; other
+    # programs must then ask OpenVINO for it
+    precision: Literal["auto", "fp32"] = "auto"
     # folder of images that the proof compares beside made-up ones; where left out, images of the run's test split, or
     # else of its validation or train split; without a run and its data only made-up ones
     images: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -64,8 +67,8 @@ def run(command: Export, console: Console) -> int:
         source=command.source, to=command.to or said or "onnx", out=command.out,
         input=None if command.input == "auto" else command.input, image_size=command.image_size,
         dynamic_size=command.dynamic_size, order=command.order, opset=command.opset, half=command.half,
-        images=command.images, server=command.server, int8=command.int8, calibration=command.calibration,
-        calibration_images=command.calibration_images, max_drop=command.max_drop,
+        precision=command.precision, images=command.images, server=command.server, int8=command.int8,
+        calibration=command.calibration, calibration_images=command.calibration_images, max_drop=command.max_drop,
     )  # fmt: skip
     try:
         written = write(request, lambda text: say(console, text))

@@ -24,7 +24,7 @@ from residuum.export.int8.gate import MAX_DROP, Quantized, Runtime, quantize
 from residuum.export.int8.report import Int8Report
 from residuum.export.proof import Proof
 from residuum.export.servers import Server, server_folder
-from residuum.export.write import ENDINGS, Format, export, format_of, usual_input
+from residuum.export.write import ENDINGS, Format, Precision, export, format_of, usual_input
 from residuum.factory import create
 from residuum.files import cache_folder
 from residuum.inference.answering import loaded
@@ -49,6 +49,7 @@ class Request:
     order: Order
     opset: int | None
     half: bool
+    precision: Precision
     images: Path | None
     server: Server | None = None
     int8: bool = False
@@ -92,9 +93,11 @@ def write(request: Request, say: Callable[[str], None] = lambda text: None) -> W
     size = request.image_size or (usual_image_size(request.source) if _is_preset(request.source) else None)
     proof = export(
         model, path, input=request.input, image_size=size, dynamic_size=request.dynamic_size,
-        order=request.order, opset=request.opset, half=request.half, images=images,
-        quantized=quantized,
+        order=request.order, opset=request.opset, half=request.half, precision=request.precision,
+        images=images, quantized=quantized,
     )  # fmt: skip
+    if request.precision == "fp32":
+        notes = (*notes, "to programs that open the file give OpenVINO's INFERENCE_PRECISION_HINT as f32")
     return Written(path, proof, notes, int8=None if quantized is None else quantized.report)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from residuum.errors import ConfigError, ExportError, quoted, shortened
 from residuum.files import new_folder, write_text
-from residuum.runtimes.exported import Exported, opened
+from residuum.runtimes.exported import PRECISION, Exported, opened
 
 Server = Literal["triton", "ovms"]
 MOST_TOGETHER = 32  # images of one size that Triton may put into one batch
@@ -39,6 +39,11 @@ def server_folder(file: str | Path, folder: str | Path, server: Server, *, name:
             f"OpenVINO Model Server decodes photographs as BGR, and {quoted(str(file))} takes RGB; export it with "
             "order bgr"
         )
+    if server == "triton" and PRECISION in found.note:
+        raise ConfigError(
+            f"{quoted(str(file))} is proved in fp32 alone, which a folder for Triton cannot ask OpenVINO for; export "
+            "to onnx, which is computed in fp32"
+        )
     with new_folder(folder, ExportError) as partial:
         version = partial / name / "1"
         version.mkdir(parents=True)
@@ -51,7 +56,10 @@ def server_folder(file: str | Path, folder: str | Path, server: Server, *, name:
             if labels:
                 write_text(partial / name / "labels.txt", labels, ExportError)
         else:
-            config = {"model_config_list": [{"config": {"name": name, "base_path": name}}]}
+            model: dict[str, Any] = {"name": name, "base_path": name}
+            if PRECISION in found.note:
+                model["plugin_config"] = {"INFERENCE_PRECISION_HINT": "f32"}
+            config = {"model_config_list": [{"config": model}]}
             write_text(partial / "config.json", json.dumps(config, indent=2) + "\n", ExportError)
     return folder / name
 

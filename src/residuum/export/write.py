@@ -25,7 +25,7 @@ from residuum.inference.engines import TOLERANCE, refuse_engine
 from residuum.inference.optimize import FoldedResNet, folded_network
 from residuum.inference.surgery import copied, own_hooks
 from residuum.nn.resnet import ResNet
-from residuum.runtimes.exported import self_test_images
+from residuum.runtimes.exported import PRECISION, self_test_images
 from residuum.runtimes.onnx import OnnxSession, onnx_model
 from residuum.runtimes.openvino import OpenVinoSession, openvino_model
 from residuum.runtimes.package import COMPILED_FOR, processor
@@ -33,6 +33,7 @@ from residuum.runtimes.program import captured
 from residuum.weights.files import digest
 
 Fill = Callable[[Path], object]
+Precision = Literal["auto", "fp32"]
 Format = Literal["onnx", "openvino", "aoti", "pt2", "torchscript"]
 # Of two endings that fit, the first is meant.
 ENDINGS: dict[str, str] = {
@@ -51,6 +52,7 @@ def export(
     order: Order = "rgb",
     opset: int | None = None,
     half: bool = False,
+    precision: Precision = "auto",
     images: Sequence[Tensor] = (),
     quantized: Quantized | None = None,
 ) -> Proof:
@@ -64,7 +66,9 @@ def export(
     network looks at, uint8 too (the default for .aoti.pt2, which takes no `image`s); or `normalized` tensors, float32
     (N, C, H, W). It gives float32 logits. N is free; `dynamic_size` frees height and width of the last two.
     `image_size` is the preprocessing's where left out. `order` is that of the channels of uint8 images. `opset` is for
-    ONNX; `half` stores OpenVINO's weights in fp16. `quantized` is the network in 8-bit integers, as
+    ONNX; `half` stores OpenVINO's weights in fp16. OpenVINO takes bf16 by itself where the processor has it, which is
+    proved too; a file of `precision` fp32 is proved in fp32 alone and says so: this package runs it in fp32, and so do
+    server folders, other programs must ask for it. `quantized` is the network in 8-bit integers, as
     `residuum.export.int8.quantize` gave it for this runtime: its file is compared with it, for how far it is from the
     network itself stands in its report, which goes into the file.
 
@@ -83,6 +87,10 @@ def export(
         raise ConfigError(f"an opset is ONNX's, and {path.suffix} has none; leave it out")
     if half and to != "openvino":
         raise ConfigError("half stores the weights of OpenVINO files in fp16; leave it out for others")
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision is {quoted(precision)}; it must be one of {', '.join(get_args(Precision))}")
+    if precision != "auto" and to != "openvino":
+        raise ConfigError(f"{path.suffix} files are computed in fp32 by themselves; leave precision out")
     if to == "aoti":
         refuse_engine("aoti", torch.device("cpu"), "fp32")
     if not path.parent.is_dir():
@@ -104,6 +112,8 @@ def export(
         net = folded_network(network, "fp32", plain=True)
         batches = [*batched(images), *made_images(given)]
         note = note_of(model, given, to, net)
+        if precision != "auto":
+            note[PRECISION] = precision
         reference: nn.Module = network
         if quantized is None:
             fill = _WRITERS[to](net, given, note, opset, half)

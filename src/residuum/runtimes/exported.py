@@ -16,6 +16,7 @@ from residuum.preprocessing import Preprocessing
 from residuum.runtimes.package import COMPILED_FOR, check_processor, is_package, load_package, metadata_of
 
 NOTE = "residuum"  # under which a file keeps what it says of itself
+PRECISION = "precision"  # fp32 in the note of a file that is proved in that alone
 PIXELS = "pixels"  # what lies between scaling and normalising: uint8 (N, C, *image_size)
 Runtime = Literal["auto", "torch", "onnxruntime", "openvino"]
 # What runs each kind of file, the usual one first.
@@ -158,7 +159,8 @@ def _onnx(path: Path, runtime: str, threads: int | None) -> tuple[dict[str, Any]
 def _openvino(path: Path, threads: int | None) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
     from residuum.runtimes.openvino import OpenVinoSession, metadata, read_model
 
-    return _read(metadata(read_model(path), NOTE), path), OpenVinoSession(path, threads=threads)
+    note = _read(metadata(read_model(path), NOTE), path)
+    return note, OpenVinoSession(path, precision="fp32" if PRECISION in note else "auto", threads=threads)
 
 
 def _program(path: Path) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
