@@ -93,46 +93,45 @@ def main() -> None:
     product = prepare(Contender(reference), workload)
     left, right = (torch.ones(2**26, dtype=torch.bfloat16) for _ in range(2))
 
-    def clear() -> None:
+    def without_gradients(work: Callable[[], object]) -> float:
+        """Seconds of work that begins with none, as a step does."""
         for tensor in step.tensors():
             tensor.grad = None
+        return seconds_of(work)
 
-    whole: list[float] = []
-    rates: tuple[list[float], list[float]] = ([], [])
+    times: list[tuple[float, float, float]] = []
     seconds: dict[str, list[float]] = defaultdict(list)
-    best: dict[str, list[tuple[int, int]]] = {}
-    for round_ in range(asked.steps + 2):
-        clear()
-        spent = seconds_of(step.run)
-        clear()
+    for number in range(asked.steps + 2):
+        whole = without_gradients(step.run)
         with Watch(preset(asked.model).in_channels) as watch:
-            step.passes()
-        rate = (
-            2 * matrix_side("cpu") ** 3 / seconds_of(product.run),
-            4 * left.numel() / seconds_of(lambda: left.copy_(right)),
-        )
-        if round_ < 2:  # warming up
+            without_gradients(step.passes)
+        if number < 2:  # warming up
             continue
-        whole.append(spent)
+        times.append((whole, seconds_of(product.run), seconds_of(lambda: left.copy_(right))))
         sums: dict[str, float] = defaultdict(float)
-        best = defaultdict(list)
-        for kind, took, flops, size_ in watch.found:
+        for kind, took, _, _ in watch.found:
             sums[kind] += took
-            best[kind].append((flops, size_))
         for kind, took in sums.items():
             seconds[kind].append(took)
-        for known, new in zip(rates, rate, strict=True):
-            known.append(new)
-    flops_rate, bytes_rate = (statistics.median(rate) for rate in rates)
-    step_ms = 1000 * statistics.median(whole)
-    rows, totals = [], [0.0, 0.0]
-    for kind in sorted(seconds, key=lambda kind: -statistics.median(seconds[kind])):
-        ms = 1000 * statistics.median(seconds[kind])
-        least = 1000 * sum(max(flops / flops_rate, size_ / bytes_rate) for flops, size_ in best[kind])
-        totals = [totals[0] + ms, totals[1] + least]
-        rows.append((kind, f"{ms:.1f}", f"{ms / step_ms:.1%}", f"{least:.1f}", f"{ms / least:.1f}" if least else "-"))
-    rows.append(("all operators", f"{totals[0]:.1f}", f"{totals[0] / step_ms:.1%}", f"{totals[1]:.1f}", ""))
-    rows.append(("the whole step", f"{step_ms:.1f}", "100.0%", "", ""))
+    whole, multiplied, copied = (statistics.median(column) for column in zip(*times, strict=True))
+    flops_rate, bytes_rate = 2 * matrix_side("cpu") ** 3 / multiplied, 4 * left.numel() / copied
+    best: dict[str, float] = defaultdict(float)
+    for kind, _, flops, moved in watch.found:  # which are the same in each step
+        best[kind] += max(flops / flops_rate, moved / bytes_rate)
+    took_by = {kind: statistics.median(values) for kind, values in seconds.items()}
+    lines = [(kind, took_by[kind], best[kind]) for kind in sorted(took_by, key=lambda kind: -took_by[kind])]
+    lines.append(("all operators", sum(took_by.values()), sum(best.values())))
+    rows = [
+        (
+            kind,
+            f"{1000 * took:.1f}",
+            f"{took / whole:.1%}",
+            f"{1000 * least:.1f}",
+            f"{took / least:.1f}" if least else "-",
+        )
+        for kind, took, least in lines
+    ]
+    rows.append(("the whole step", f"{1000 * whole:.1f}", "100.0%", "", ""))
     note = f"{flops_rate / 1e9:.0f} GFLOP/s in {step.precision}, {bytes_rate / 1e9:.1f} GB/s"
     columns = ("kind", "ms", "of the step", "best, ms", "times the best")
     print_table(Console(), Table(f"{workload.model}, batch {workload.batch_size}: {note}", columns, tuple(rows)))

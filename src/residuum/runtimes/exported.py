@@ -160,7 +160,7 @@ def _openvino(path: Path, threads: int | None) -> tuple[dict[str, Any], Callable
     from residuum.runtimes.openvino import OpenVinoSession, metadata, read_model
 
     note = _read(metadata(read_model(path), NOTE), path)
-    return note, OpenVinoSession(path, precision="fp32" if PRECISION in note else "auto", threads=threads)
+    return note, OpenVinoSession(path, precision=note.get(PRECISION, "auto"), threads=threads)
 
 
 def _program(path: Path) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
