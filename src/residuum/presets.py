@@ -132,11 +132,12 @@ def _build() -> dict[str, ResNetConfig]:
 
     for depth in (20, 56, 110):
         add(f"cifar_preresnet{depth}", 10, _CIFAR, _PREACT, {"depths": ((depth - 2) // 6,) * 3})
-    # Ours, for short runs: three wide blocks on maps of 16x16, 8x8 and 4x4, whose shortcuts have weights (ResNet-D).
-    add("cifar_resnet8_wide", 10, _CIFAR, {
-        "depths": (1, 1, 1), "widths": (48, 96, 192), "first_stride": 2, "downsample": "avg",
-        "zero_init_residual": False,
-    })  # fmt: skip
+    # Ours, for short runs: a few wide blocks on maps of 16x16, 8x8 and 4x4, whose shortcuts have weights (ResNet-D).
+    for depth, depths in ((8, (1, 1, 1)), (12, (1, 2, 2))):
+        add(f"cifar_resnet{depth}_wide", 10, _CIFAR, {
+            "depths": depths, "widths": (48, 96, 192), "first_stride": 2, "downsample": "avg",
+            "zero_init_residual": False,
+        })  # fmt: skip
     # 8x8 grey digits: no stride in the stem, two stages.
     add("digits_resnet", 10, _CIFAR, {"depths": (2, 2), "widths": (32, 64), "stem_width": 32, "in_channels": 1})
     return nets

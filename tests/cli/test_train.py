@@ -5,7 +5,7 @@ import re
 import pytest
 from tests.train.runs import tiny
 
-from residuum import preset
+from residuum import ConfigError, preset
 from residuum.cli import train
 from residuum.cli.line import build, read
 from residuum.train.recipe import NAMES, Recipe
@@ -36,6 +36,20 @@ def test_a_recipe_files_data_decides_the_defaults(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text('[data]\npath = "cifar10"\n')
     assert recipe("--recipe", path) == Recipe.default("cifar10")
+
+
+@pytest.mark.parametrize("where", ["line", "file"])
+def test_another_optimizer_begins_with_its_own_defaults(tmp_path, image_folder, where):
+    path, data = tmp_path / "r.toml", image_folder(side=16)
+    path.write_text("epochs = 2\n" if where == "line" else "epochs = 2\n[optimizer]\nname = 'sgd'\n")
+    found = recipe("--data", data, "--recipe", path, *(("--optimizer.name", "sgd") if where == "line" else ()))
+    assert found.optimizer == Recipe().optimizer
+    assert (found.schedule.name, found.epochs) == ("triangle", 2)
+
+
+def test_a_wrong_optimizer_is_refused_by_its_name(image_folder):
+    with pytest.raises(ConfigError, match=r"^--optimizer\.name is 'sdg'.*did you mean 'sgd'"):
+        recipe("--data", image_folder(side=16), "--optimizer.name", "sdg")
 
 
 SHORT = {

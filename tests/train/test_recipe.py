@@ -4,10 +4,20 @@ import dataclasses
 
 import pytest
 
-from residuum import ConfigError, preset
+import residuum
+from residuum import ConfigError, ResNet, preset
 from residuum.data.catalog import scan
 from residuum.train.execution import Execution
-from residuum.train.recipe import NAMES, Recipe, check_fit, differences, read_recipe
+from residuum.train.recipe import (
+    NAMES,
+    OptimizerSettings,
+    Recipe,
+    ScheduleSettings,
+    check_fit,
+    differences,
+    read_recipe,
+)
+from residuum.train.recipes import named_recipe
 
 WRONG = {
     "epochs": [0, 1.5, "3"], "batch_size": [1, -2], "seed": [-1, 2**63], "precision": ["fp16"],
@@ -110,10 +120,51 @@ def test_differences_are_told_field_by_field():
     assert set(found) < set(NAMES)
 
 
-def test_a_folder_of_small_images_gets_a_network_for_small_images(image_folder):
+def test_a_folder_of_small_images_gets_a_network_and_a_recipe_for_small_images(image_folder):
     small = Recipe.default(str(image_folder(side=32)))
-    assert small.model.stem == "conv3"
-    assert small.model.num_classes == 3
+    assert small.model == preset("cifar_resnet12_wide").replace(num_classes=3)
+    fields = named_recipe("small-images").fields_for(images=24)
+    del fields["model.preset"]
+    assert fields.items() <= small.to_dict().items()
+
+
+@pytest.mark.parametrize(
+    ("images", "batch"), [(1, 32), (2047, 32), (2048, 64), (4095, 64), (4096, 128), (8191, 128), (8192, 256)]
+)
+def test_batches_of_few_small_images_are_small(images, batch):
+    assert named_recipe("small-images").fields_for(images)["batch_size"] == batch
+
+
+def test_with_another_optimizer_or_schedule_the_rest_of_its_table_is_new():
+    usual = Recipe.default("cifar10")
+    assert usual.optimizer.name == "muon"
+    assert usual.schedule.name == "triangle"
+    sgd = Recipe.default("cifar10", changes={"optimizer.name": "sgd", "optimizer.lr": 0.3})
+    assert sgd == usual.replace(optimizer=OptimizerSettings(lr=0.3))
+    cosine = Recipe.default("cifar10", changes={"schedule.name": "cosine"})
+    assert cosine == usual.replace(schedule=ScheduleSettings())
+    same = Recipe.default("cifar10", changes={"optimizer.name": "muon", "schedule.name": "triangle", "epochs": 3})
+    assert same == usual.replace(epochs=3)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_changes_go_over_what_suits_the_data(weights, tmp_path, image_folder):
+    if weights:
+        residuum.save(ResNet(preset("cifar_resnet20")), tmp_path / "w.safetensors")
+    from_ = tmp_path / "w.safetensors" if weights else None
+    changes = {"optimizer.name": "adamw", "optimizer.lr": 0.5, "model.dropout": 0.25}
+    found = Recipe.default(str(image_folder(side=32)), weights=from_, changes=changes)
+    assert changes.items() <= found.to_dict().items()
+    assert found.optimizer.layer_decay == (0.9 if weights else 1.0)  # rates of layers are not one optimizer's
+
+
+def test_a_named_recipe_over_small_images_keeps_nothing_of_theirs(image_folder):
+    fields = named_recipe("he2015-cifar").fields_for(24)
+    found = Recipe.default(str(image_folder(side=32)), fields.pop("model.preset"), changes=fields).to_dict()
+    new = Recipe().to_dict()
+    data = {"data.path", "model.num_classes"}
+    own = {name for name, value in found.items() if value != fields.get(name, new[name]) and name not in data}
+    assert {name for name in own if not name.startswith("model.")} == set()
 
 
 def test_a_folder_of_photographs_gets_a_network_for_photographs(image_folder):

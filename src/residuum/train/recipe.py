@@ -263,25 +263,28 @@ class Recipe:
         weights: str | Path | None = None,
         prefix: str | None = None,
         holdout: float | None = None,
+        changes: Mapping[str, Any] | None = None,
     ) -> Self:
         """What `residuum train --data ...` does by itself: a network and a schedule that fit the data.
 
         `data` is a dataset's name, a folder or its catalog; `model` is a preset in place of the usual one. With
         `weights` to start from, which `prefix` chooses in a file of several, the network is theirs, images are
         looked at as they want it, and the named recipe `finetune` goes over that of the data; it goes by the number of
-        training images, which `holdout` decides. Raises `DataError` for data that cannot be found, `ConfigError` for
-        an unknown preset or one that the weights are not of, and `WeightsError` for weights that cannot be read.
+        training images, which `holdout` decides. Without weights the named recipe `small-images` goes over that of
+        small ones, and another optimizer or schedule than its own begins with the defaults of those. `changes` go over
+        all by dotted name. Raises `DataError` for data that cannot be found, `ConfigError` for an unknown preset or one
+        that the weights are not of, and `WeightsError` for weights that cannot be read.
         """
         catalog = data if isinstance(data, Catalog) else scan(str(data))
-        name, fields = _usual(catalog)
+        name, fields = _usual(catalog, holdout, tuned=weights is not None)
         fields = {"data.path": catalog.name} | fields | ({} if holdout is None else {"data.holdout": holdout})
         if weights is not None:
             from residuum.train.start import fields_of_weights  # only then is torch needed
 
-            fields |= named_recipe("finetune").fields_for(train_images(catalog, holdout))
-            return cls().replace(fields | fields_of_weights(str(weights), prefix, model, catalog))
+            fields |= fields_of_weights(str(weights), prefix, model, catalog)
+            return cls().replace(fields | dict(changes or {}))
         config = preset(model or name).replace(in_channels=catalog.channels, num_classes=len(catalog.classes))
-        return cls(model=config).replace(fields)
+        return cls(model=config).replace(_over(fields, changes or {}))
 
     def replace(self, changes: Mapping[str, Any] | None = None, /, **more: Any) -> Self:
         """A copy with some fields changed, checked as a new one is.
@@ -386,27 +389,43 @@ def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
 
 # -- defaults of the data ----------------------------------------------------------------------------------------------
 
-_SMALL: dict[str, Any] = {
-    "epochs": 30, "batch_size": 128, "optimizer.lr": 0.4, "augment.pad": 4, "augment.flip": "random"
+_PHOTOGRAPHS: dict[str, Any] = {
+    "model.preset": "resnet18", "epochs": 90, "schedule.warmup": 0.05,
+    "augment.crop_scale": (0.08, 1.0), "augment.pad": 0, "augment.flip": "random",
 }  # fmt: skip
-_BY_DATA: dict[str, tuple[str, dict[str, Any]]] = {
-    "digits": ("digits_resnet", {}),
-    "cifar10": ("cifar_resnet20", _SMALL),
-    "cifar100": ("cifar_resnet56", _SMALL),
-    "fashion-mnist": ("cifar_resnet20", _SMALL | {"augment.pad": 2}),
-}
-_PHOTOGRAPHS: tuple[str, dict[str, Any]] = ("resnet18", {
-    "epochs": 90, "schedule.warmup": 0.05, "augment.crop_scale": (0.08, 1.0), "augment.pad": 0, "augment.flip": "random"
-})  # fmt: skip
 
 
-def _usual(catalog: Catalog) -> tuple[str, dict[str, Any]]:
-    """The preset that goes with a dataset, and the fields in which its recipe differs from a new one."""
-    if catalog.name in _BY_DATA:
-        return _BY_DATA[catalog.name]
-    small = catalog.image_size and max(catalog.image_size) <= SMALL_IMAGE
-    name, fields = _BY_DATA["cifar10"] if small else _PHOTOGRAPHS
-    return name, fields | ({"loss.name": "bce"} if catalog.several else {})
+def _usual(catalog: Catalog, holdout: float | None, *, tuned: bool) -> tuple[str, dict[str, Any]]:
+    """The preset that goes with a dataset, and the fields in which its recipe differs from a new one.
+
+    `tuned` is whether training starts from weights, for which there is one recipe whatever the images.
+    """
+    if catalog.name == "digits":
+        fields: dict[str, Any] = {"model.preset": "digits_resnet"}
+        over = None
+    elif max(catalog.image_size) <= SMALL_IMAGE:
+        fields, over = {"augment.pad": 4, "augment.flip": "random"}, "small-images"
+    else:
+        fields, over = dict(_PHOTOGRAPHS), None
+    if tuned:
+        over = "finetune"
+    if over is not None:
+        fields |= named_recipe(over).fields_for(train_images(catalog, holdout))
+    if catalog.name == "fashion-mnist":
+        fields["augment.pad"] = 2  # of 28x28
+    if catalog.several:
+        fields["loss.name"] = "bce"
+    return fields.pop("model.preset", ""), fields
+
+
+def _over(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes over the fields of the data: with another optimizer or schedule the values for the first one go."""
+    gone = {
+        section
+        for section in ("optimizer", "schedule")
+        if (name := f"{section}.name") in fields and changes.get(name, fields[name]) != fields[name]
+    }
+    return {name: value for name, value in fields.items() if name.partition(".")[0] not in gone} | dict(changes)
 
 
 def train_images(catalog: Catalog, holdout: float | None = None) -> int:
