@@ -70,7 +70,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
-    recipe = tiny(data, epochs=6, batch_size=24, **{"model.dropout": 0.0, "model.stochastic_depth": 0.0})
+    recipe = tiny(data, epochs=12, batch_size=24, **{"model.dropout": 0.0, "model.stochastic_depth": 0.0})
     return fit(recipe, out=tmp_path_factory.mktemp("runs") / "several", callbacks=[])
 
 
