@@ -64,7 +64,7 @@ def main() -> None:
         work = Path(place)
         source = linked(asked.folder, work / "source", names[::2], slice(None), slice(None))
         briefly = {"epochs": asked.source_epochs, "batch_size": 256, "optimizer.lr": 0.4}
-        first = Recipe.default(str(source), "cifar_resnet20", changes=PLAIN | briefly)
+        first = Recipe.default(str(source), "cifar_resnet20", over=PLAIN).replace(PLAIN | briefly)
         print(f"source: {100 * accuracy(first, work / 'weights'):.1f} %", flush=True)
         found: dict[str, list[float]] = {}
         for seed in range(asked.seeds):
@@ -75,7 +75,7 @@ def main() -> None:
             for way, changes in WAYS.items():
                 found.setdefault(way, []).append(accuracy(tuned.replace(changes), work / f"{way}-{seed}"))
             alike = common | {"epochs": tuned.epochs, "batch_size": tuned.batch_size}
-            new = Recipe.default(data, "cifar_resnet20", changes=PLAIN | alike)
+            new = Recipe.default(data, "cifar_resnet20", over=PLAIN).replace(PLAIN | alike)
             found.setdefault("from nothing", []).append(accuracy(new, work / f"-{seed}"))
             print(f"seed {seed} done", flush=True)
     print("| way | accuracy, % | gain over the defaults, points |\n| --- | ---: | ---: |")

@@ -47,6 +47,14 @@ def test_another_optimizer_begins_with_its_own_defaults(tmp_path, image_folder, 
     assert (found.schedule.name, found.epochs) == ("triangle", 2)
 
 
+def test_a_line_may_put_right_what_a_recipe_says_for_its_own_optimizer(image_folder):
+    named = ("--data", image_folder(side=16), "--recipe", "fast-cifar", "--optimizer.name", "sgd")
+    with pytest.raises(ConfigError, match="which is for muon, but optimizer.name is sgd"):
+        recipe(*named)
+    found = recipe(*named, "--optimizer.others-lr", 1)
+    assert (found.optimizer.name, found.optimizer.others_lr, found.optimizer.lr) == ("sgd", 1.0, 0.08)
+
+
 def test_a_wrong_optimizer_is_refused_by_its_name(image_folder):
     with pytest.raises(ConfigError, match=r"^--optimizer\.name is 'sdg'.*did you mean 'sgd'"):
         recipe("--data", image_folder(side=16), "--optimizer.name", "sdg")

@@ -135,15 +135,19 @@ def test_batches_of_few_small_images_are_small(images, batch):
     assert named_recipe("small-images").fields_for(images)["batch_size"] == batch
 
 
+def default_under(data, fields, **given):
+    return Recipe.default(str(data), over=fields, **given).replace(fields)
+
+
 def test_with_another_optimizer_or_schedule_the_rest_of_its_table_is_new():
     usual = Recipe.default("cifar10")
     assert usual.optimizer.name == "muon"
     assert usual.schedule.name == "triangle"
-    sgd = Recipe.default("cifar10", changes={"optimizer.name": "sgd", "optimizer.lr": 0.3})
+    sgd = default_under("cifar10", {"optimizer.name": "sgd", "optimizer.lr": 0.3})
     assert sgd == usual.replace(optimizer=OptimizerSettings(lr=0.3))
-    cosine = Recipe.default("cifar10", changes={"schedule.name": "cosine"})
+    cosine = default_under("cifar10", {"schedule.name": "cosine"})
     assert cosine == usual.replace(schedule=ScheduleSettings())
-    same = Recipe.default("cifar10", changes={"optimizer.name": "muon", "schedule.name": "triangle", "epochs": 3})
+    same = default_under("cifar10", {"optimizer.name": "muon", "schedule.name": "triangle", "epochs": 3})
     assert same == usual.replace(epochs=3)
 
 
@@ -153,14 +157,14 @@ def test_changes_go_over_what_suits_the_data(weights, tmp_path, image_folder):
         residuum.save(ResNet(preset("cifar_resnet20")), tmp_path / "w.safetensors")
     from_ = tmp_path / "w.safetensors" if weights else None
     changes = {"optimizer.name": "adamw", "optimizer.lr": 0.5, "model.dropout": 0.25}
-    found = Recipe.default(str(image_folder(side=32)), weights=from_, changes=changes)
+    found = default_under(image_folder(side=32), changes, weights=from_)
     assert changes.items() <= found.to_dict().items()
     assert found.optimizer.layer_decay == (0.9 if weights else 1.0)  # rates of layers are not one optimizer's
 
 
 def test_a_named_recipe_over_small_images_keeps_nothing_of_theirs(image_folder):
     fields = named_recipe("he2015-cifar").fields_for(24)
-    found = Recipe.default(str(image_folder(side=32)), fields.pop("model.preset"), changes=fields).to_dict()
+    found = default_under(image_folder(side=32), fields, model=fields.pop("model.preset")).to_dict()
     new = Recipe().to_dict()
     data = {"data.path", "model.num_classes"}
     own = {name for name, value in found.items() if value != fields.get(name, new[name]) and name not in data}

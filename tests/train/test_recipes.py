@@ -70,7 +70,7 @@ FACTS = {
 @pytest.mark.parametrize("name", FACTS)
 def test_a_recipe_for_imagenet_is_what_was_published(name):
     fields = dict(RECIPES[name].fields)
-    recipe = Recipe.default("cifar10", fields.pop("model.preset"), changes=fields)
+    recipe = Recipe.default("cifar10", fields.pop("model.preset"), over=fields).replace(fields)
     (
         epochs, batch, loss, smoothing, optimizer, rate, decay, warmup, size, test_size, crop, policy, mixup, cutmix,
         erase, repeats, dropped, average,

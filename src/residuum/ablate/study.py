@@ -413,7 +413,7 @@ def recipe_of(base: Mapping[str, Any], changes: Mapping[str, Any], catalog: Cata
     if model is not None:
         preset(model)  # a wrong name is told before anything else
     weights, prefix = values.get("finetune.weights"), values.get("finetune.prefix")
-    recipe: Recipe = Recipe.default(catalog, model, weights, prefix, holdout, values)
+    recipe: Recipe = Recipe.default(catalog, model, weights, prefix, holdout, values).replace(values)
     check_fit(recipe, catalog)
     return recipe
 

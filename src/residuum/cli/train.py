@@ -81,9 +81,8 @@ def defaults(line: Line) -> Train:
         model = line.get("model")  # the weights bring their network
         if weights is None:
             raise ConfigError(f"the recipe {file} starts from weights; name them by --weights")
-    # Their other defaults go by these names, which are given a second time when the line is read as a whole.
-    values |= {name: given for name in ("optimizer.name", "schedule.name") if (given := line.get(name)) is not None}
-    recipe = Recipe.default(catalog, model, weights, prefix, holdout, values)
+    named = {name: given for name in ("optimizer.name", "schedule.name") if (given := line.get(name)) is not None}
+    recipe = Recipe.default(catalog, model, weights, prefix, holdout, values | named).replace(values)
     return Train(recipe, Execution(), catalog=catalog)
 
 

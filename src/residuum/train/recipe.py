@@ -263,7 +263,7 @@ class Recipe:
         weights: str | Path | None = None,
         prefix: str | None = None,
         holdout: float | None = None,
-        changes: Mapping[str, Any] | None = None,
+        over: Mapping[str, Any] | None = None,
     ) -> Self:
         """What `residuum train --data ...` does by itself: a network and a schedule that fit the data.
 
@@ -271,20 +271,22 @@ class Recipe:
         `weights` to start from, which `prefix` chooses in a file of several, the network is theirs, images are
         looked at as they want it, and the named recipe `finetune` goes over that of the data; it goes by the number of
         training images, which `holdout` decides. Without weights the named recipe `small-images` goes over that of
-        small ones, and another optimizer or schedule than its own begins with the defaults of those. `changes` go over
-        all by dotted name. Raises `DataError` for data that cannot be found, `ConfigError` for an unknown preset or one
-        that the weights are not of, and `WeightsError` for weights that cannot be read.
+        small ones; but where `over`, the fields by dotted name that will replace some of this recipe's, names another
+        optimizer or schedule than that one does, the rest of its table is as in a new recipe. Raises `DataError` for
+        data that cannot be found, `ConfigError` for an unknown preset or one that the weights are not of, and
+        `WeightsError` for weights that cannot be read.
         """
         catalog = data if isinstance(data, Catalog) else scan(str(data))
-        name, fields = _usual(catalog, holdout, tuned=weights is not None)
-        fields = {"data.path": catalog.name} | fields | ({} if holdout is None else {"data.holdout": holdout})
+        fields = {"data.path": catalog.name} | _usual(catalog, holdout, tuned=weights is not None)
+        usual = fields.pop("model.preset", None)  # fine-tuning has that of the weights
+        if holdout is not None:
+            fields["data.holdout"] = holdout
         if weights is not None:
             from residuum.train.start import fields_of_weights  # only then is torch needed
 
-            fields |= fields_of_weights(str(weights), prefix, model, catalog)
-            return cls().replace(fields | dict(changes or {}))
-        config = preset(model or name).replace(in_channels=catalog.channels, num_classes=len(catalog.classes))
-        return cls(model=config).replace(_over(fields, changes or {}))
+            return cls().replace(fields | fields_of_weights(str(weights), prefix, model, catalog))
+        config = preset(model or usual).replace(in_channels=catalog.channels, num_classes=len(catalog.classes))
+        return cls(model=config).replace(_beneath(fields, over or {}))
 
     def replace(self, changes: Mapping[str, Any] | None = None, /, **more: Any) -> Self:
         """A copy with some fields changed, checked as a new one is.
@@ -395,37 +397,35 @@ _PHOTOGRAPHS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _usual(catalog: Catalog, holdout: float | None, *, tuned: bool) -> tuple[str, dict[str, Any]]:
-    """The preset that goes with a dataset, and the fields in which its recipe differs from a new one.
+def _usual(catalog: Catalog, holdout: float | None, *, tuned: bool) -> dict[str, Any]:
+    """The fields in which the recipe that goes with a dataset differs from a new one, maybe `model.preset` among them.
 
-    `tuned` is whether training starts from weights, for which there is one recipe whatever the images.
+    `tuned` is whether training starts from weights.
     """
+    named = "finetune" if tuned else None
     if catalog.name == "digits":
         fields: dict[str, Any] = {"model.preset": "digits_resnet"}
-        over = None
     elif max(catalog.image_size) <= SMALL_IMAGE:
-        fields, over = {"augment.pad": 4, "augment.flip": "random"}, "small-images"
+        fields, named = {"augment.pad": 4, "augment.flip": "random"}, named or "small-images"
     else:
-        fields, over = dict(_PHOTOGRAPHS), None
-    if tuned:
-        over = "finetune"
-    if over is not None:
-        fields |= named_recipe(over).fields_for(train_images(catalog, holdout))
+        fields = dict(_PHOTOGRAPHS)
+    if named is not None:
+        fields |= named_recipe(named).fields_for(train_images(catalog, holdout))
     if catalog.name == "fashion-mnist":
         fields["augment.pad"] = 2  # of 28x28
     if catalog.several:
         fields["loss.name"] = "bce"
-    return fields.pop("model.preset", ""), fields
+    return fields
 
 
-def _over(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes over the fields of the data: with another optimizer or schedule the values for the first one go."""
+def _beneath(fields: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the data, without the values for an optimizer or schedule that another will take the place of."""
     gone = {
         section
         for section in ("optimizer", "schedule")
-        if (name := f"{section}.name") in fields and changes.get(name, fields[name]) != fields[name]
+        if (name := f"{section}.name") in fields and over.get(name, fields[name]) != fields[name]
     }
-    return {name: value for name, value in fields.items() if name.partition(".")[0] not in gone} | dict(changes)
+    return {name: value for name, value in fields.items() if name.partition(".")[0] not in gone}
 
 
 def train_images(catalog: Catalog, holdout: float | None = None) -> int:
