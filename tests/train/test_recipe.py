@@ -162,6 +162,23 @@ def test_changes_go_over_what_suits_the_data(weights, tmp_path, image_folder):
     assert found.optimizer.layer_decay == (0.9 if weights else 1.0)  # rates of layers are not one optimizer's
 
 
+@pytest.mark.parametrize(
+    ("name", "found"), [("sgd", (0.1, 1.0)), ("adamw", (0.001, 1.0)), ("lamb", (0.005, 1.0)), ("muon", (0.01, 10.0))]
+)
+def test_an_optimizer_that_is_named_without_a_rate_has_its_usual_one(name, found):
+    optimizer = default_under("digits", {"optimizer.name": name}).optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.others_lr) == (name, *found)
+    assert default_under("digits", {"optimizer.name": name, "optimizer.lr": 0.1}).optimizer.others_lr == 1.0
+    small = default_under("cifar10", {"optimizer.name": name}).optimizer
+    assert small.lr == (0.08 if name == "muon" else found[0])
+
+
+def test_another_optimizer_begins_lower_from_weights_too(tmp_path, image_folder):
+    residuum.save(ResNet(preset("cifar_resnet20")), tmp_path / "w.safetensors")
+    found = default_under(image_folder(side=32), {"optimizer.name": "adamw"}, weights=tmp_path / "w.safetensors")
+    assert (found.optimizer.name, found.optimizer.lr, found.optimizer.head_lr) == ("adamw", 0.0001, 10.0)
+
+
 def test_a_named_recipe_over_small_images_keeps_nothing_of_theirs(image_folder):
     fields = named_recipe("he2015-cifar").fields_for(24)
     found = default_under(image_folder(side=32), fields, model=fields.pop("model.preset")).to_dict()

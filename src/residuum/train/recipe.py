@@ -272,9 +272,10 @@ class Recipe:
         looked at as they want it, and the named recipe `finetune` goes over that of the data; it goes by the number of
         training images, which `holdout` decides. Without weights the named recipe `small-images` goes over that of
         small ones; but where `over`, the fields by dotted name that will replace some of this recipe's, names another
-        optimizer or schedule than that one does, the rest of its table is as in a new recipe. Raises `DataError` for
-        data that cannot be found, `ConfigError` for an unknown preset or one that the weights are not of, and
-        `WeightsError` for weights that cannot be read.
+        optimizer or schedule than that one does, the rest of its table is as in a new recipe. An optimizer that `over`
+        names without a learning rate has the usual one for it, as much higher or lower as this recipe's is than what
+        is usual for its own. Raises `DataError` for data that cannot be found, `ConfigError` for an unknown preset or
+        one that the weights are not of, and `WeightsError` for weights that cannot be read.
         """
         catalog = data if isinstance(data, Catalog) else scan(str(data))
         fields = {"data.path": catalog.name} | _usual(catalog, holdout, tuned=weights is not None)
@@ -284,9 +285,11 @@ class Recipe:
         if weights is not None:
             from residuum.train.start import fields_of_weights  # only then is torch needed
 
-            return cls().replace(fields | fields_of_weights(str(weights), prefix, model, catalog))
-        config = preset(model or usual).replace(in_channels=catalog.channels, num_classes=len(catalog.classes))
-        return cls(model=config).replace(_beneath(fields, over or {}))
+            recipe = cls().replace(fields | fields_of_weights(str(weights), prefix, model, catalog))
+        else:
+            config = preset(model or usual).replace(in_channels=catalog.channels, num_classes=len(catalog.classes))
+            recipe = cls(model=config).replace(_beneath(fields, over or {}))
+        return recipe.replace(_rates(recipe.optimizer, over or {}))
 
     def replace(self, changes: Mapping[str, Any] | None = None, /, **more: Any) -> Self:
         """A copy with some fields changed, checked as a new one is.
@@ -426,6 +429,21 @@ def _beneath(fields: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         if (name := f"{section}.name") in fields and over.get(name, fields[name]) != fields[name]
     }
     return {name: value for name, value in fields.items() if name.partition(".")[0] not in gone}
+
+
+_USUAL_RATES = {"sgd": 0.1, "adamw": 0.001, "lamb": 0.005, "muon": 0.01}
+
+
+def _rates(own: OptimizerSettings, over: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and rates of the optimizer that will take the place of `own`, where no rate is given with it."""
+    name = over.get("optimizer.name")
+    if not isinstance(name, str) or name not in _USUAL_RATES or name == own.name or "optimizer.lr" in over:
+        return {}
+    rate = own.lr * _USUAL_RATES[name] / _USUAL_RATES[own.name]
+    found = {"optimizer.name": name, "optimizer.lr": float(f"{rate:.6g}")}
+    if name == "muon":
+        found["optimizer.others_lr"] = _USUAL_RATES["sgd"] / _USUAL_RATES["muon"]
+    return found
 
 
 def train_images(catalog: Catalog, holdout: float | None = None) -> int:
