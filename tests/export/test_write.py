@@ -225,3 +225,15 @@ def test_the_ending_of_the_file_says_the_form_on_the_command_line_too(tmp_path, 
     assert result.code == 0, result.err
     assert (tmp_path / "net.pt2").exists()
     assert "must end in .onnx" in refused("export", source, "--to", "onnx", "--out", tmp_path / "other.pt2")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (("--to", "pt2", "--server", "triton"), "not what triton loads"),
+        (("--to", "openvino", "--precision", "fp32", "--server", "triton"), "cannot ask OpenVINO for"),
+    ],
+)
+def test_a_server_that_cannot_run_the_file_is_refused_before_it_is_exported(line, says, here, refused, monkeypatch):
+    monkeypatch.setattr("residuum.export.command.export", None)
+    assert says in refused("export", "cifar_resnet20", *line)

@@ -23,7 +23,7 @@ from residuum.export.int8.calibration import COUNT, calibration
 from residuum.export.int8.gate import MAX_DROP, Quantized, Runtime, quantize
 from residuum.export.int8.report import Int8Report
 from residuum.export.proof import Proof
-from residuum.export.servers import Server, server_folder
+from residuum.export.servers import Server, check_server, server_folder
 from residuum.export.write import ENDINGS, Format, Precision, export, format_of, usual_input
 from residuum.factory import create
 from residuum.files import cache_folder
@@ -107,6 +107,7 @@ def _for_server(request: Request, server: Server, say: Callable[[str], None]) ->
     if folder.exists():
         raise ExportError(f"{quoted(str(folder))} exists already; choose another --out")
     ending = ENDINGS[request.to]
+    check_server(server, Path(f"{_name(request.source)}{ending}"), request.precision)
     with tempfile.TemporaryDirectory(prefix="residuum-export-") as place:
         name = folder.name.removesuffix(f"-{server}")
         written = write(replace(request, server=None, out=Path(place) / f"{name}{ending}"), say)

@@ -26,10 +26,7 @@ def server_folder(file: str | Path, folder: str | Path, server: Server, *, name:
     go together, `ExportError` for a file that is not of `export` or a folder that is there or cannot be written.
     """
     file, folder = Path(file), Path(folder)
-    if server not in get_args(Server):
-        raise ConfigError(f"server is {quoted(server)}; it must be one of {', '.join(get_args(Server))}")
-    if file.suffix not in _BACKENDS:
-        raise ConfigError(f"{quoted(str(file))} is not what {server} loads: export to .onnx or .xml")
+    check_server(server, file)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem).strip("-") or "model" if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name, re.ASCII):
         raise ConfigError(f"name is {quoted(name)}; it must be of letters, digits, - and _")
@@ -39,11 +36,7 @@ def server_folder(file: str | Path, folder: str | Path, server: Server, *, name:
             f"OpenVINO Model Server decodes photographs as BGR, and {quoted(str(file))} takes RGB; export it with "
             "order bgr"
         )
-    if server == "triton" and PRECISION in found.note:
-        raise ConfigError(
-            f"{quoted(str(file))} is proved in fp32 alone, which a folder for Triton cannot ask OpenVINO for; export "
-            "to onnx, which is computed in fp32"
-        )
+    check_server(server, file, found.note.get(PRECISION))
     with new_folder(folder, ExportError) as partial:
         version = partial / name / "1"
         version.mkdir(parents=True)
@@ -62,6 +55,19 @@ def server_folder(file: str | Path, folder: str | Path, server: Server, *, name:
             config = {"model_config_list": [{"config": model}]}
             write_text(partial / "config.json", json.dumps(config, indent=2) + "\n", ExportError)
     return folder / name
+
+
+def check_server(server: Server, file: Path, precision: str | None = None) -> None:
+    """Raise `ConfigError` for a server that there is not, or a file, proved in a `precision`, that it cannot run."""
+    if server not in get_args(Server):
+        raise ConfigError(f"server is {quoted(server)}; it must be one of {', '.join(get_args(Server))}")
+    if file.suffix not in _BACKENDS:
+        raise ConfigError(f"{quoted(str(file))} is not what {server} loads: export to .onnx or .xml")
+    if server == "triton" and file.suffix == ".xml" and precision == "fp32":
+        raise ConfigError(
+            f"{quoted(str(file))} is proved in fp32 alone, which a folder for Triton cannot ask OpenVINO for; export "
+            "to onnx, which is computed in fp32"
+        )
 
 
 def triton_config(found: Exported, name: str) -> str:
