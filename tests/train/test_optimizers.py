@@ -10,7 +10,7 @@ import torch
 from timm.optim.lamb import Lamb as TimmLamb
 from timm.optim.muon import Muon as TimmMuon
 
-from residuum.train.optimizers import Lamb, Muon, orthogonalised, suits_muon
+from residuum.train.optimizers import _COEFFICIENTS, Lamb, Muon, orthogonalised, suits_muon
 
 SHAPES = {"conv": (16, 8, 3, 3), "tall": (32, 4, 1, 1), "stem": (8, 3, 7, 7), "fc": (10, 16), "norm": (16,), "one": ()}
 STEPS = 50
@@ -181,6 +181,19 @@ def test_orthogonalised_matrices_have_singular_values_near_one_and_keep_their_di
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     aligned = left.mT @ found @ right.mT
     assert (aligned - torch.diag(aligned.diag())).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(16, 144), (144, 16), (16, 24), (16, 25)])
+@pytest.mark.parametrize("decades", [0, 3, 6])
+def test_orthogonalised_is_what_all_iterations_give_in_double_precision(shape, decades):
+    generator = torch.Generator().manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
+    matrix = left @ torch.diag(torch.logspace(0, -decades, min(shape))) @ right
+    x = matrix.double() / torch.linalg.matrix_norm(matrix.double())
+    for a, b, c in _COEFFICIENTS:
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    assert (orthogonalised(matrix) - x).norm() <= (1e-5 if decades == 0 else 1e-3) * x.norm()
 
 
 def test_convolutions_suit_muon_but_not_depthwise_ones_long_rows_and_what_is_none():
