@@ -129,10 +129,13 @@ def test_a_folder_of_small_images_gets_a_network_and_a_recipe_for_small_images(i
 
 
 @pytest.mark.parametrize(
-    ("images", "batch"), [(1, 32), (2047, 32), (2048, 64), (4095, 64), (4096, 128), (8191, 128), (8192, 256)]
-)
-def test_batches_of_few_small_images_are_small(images, batch):
-    assert named_recipe("small-images").fields_for(images)["batch_size"] == batch
+    ("images", "batch", "epochs"),
+    [(1, 32, 100), (960, 32, 100), (2047, 32, 48), (2048, 64, 94), (4095, 64, 48), (4096, 128, 94), (8191, 128, 48),
+     (8192, 256, 94), (50_000, 256, 30)],
+)  # fmt: skip
+def test_batches_of_few_small_images_are_small_and_their_epochs_more(images, batch, epochs):
+    fields = named_recipe("small-images").fields_for(images)
+    assert (fields["batch_size"], fields["epochs"]) == (batch, epochs)
 
 
 def default_under(data, fields, **given):

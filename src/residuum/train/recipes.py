@@ -99,11 +99,16 @@ def _bit(images: int) -> dict[str, Any]:
 
 
 def _small(images: int) -> dict[str, Any]:
-    """Smaller batches of fewer images: steps count for more than their size."""
+    """Smaller batches of fewer images, whose steps count for more than their size, and 3,000 steps of them at least."""
     batch = 256
     while batch > 32 and images < 32 * batch:
         batch //= 2
-    return {"batch_size": batch}
+    return {"batch_size": batch, "epochs": _epochs(3000, images, batch, 30)}
+
+
+def _epochs(steps: int, images: int, batch: int, least: int) -> int:
+    """How many epochs have so many steps, but at least `least` and at most 100."""
+    return min(max(math.ceil(steps / max(1, images // batch)), least), 100)
 
 
 def _finetuned(images: int) -> dict[str, Any]:
@@ -113,8 +118,7 @@ def _finetuned(images: int) -> dict[str, Any]:
         least = _BATCH // 2 if images < 4 * _BATCH else _BATCH * 3 // 4
         sizes = range(max(2, min(images, least)), min(max(images, 2), _BATCH) + 1)
         batch = min(sizes, key=lambda size: (images % size, -size))
-    epochs = math.ceil(600 / max(1, images // batch))
-    return {"batch_size": batch, "epochs": min(max(epochs, 10), 100)}
+    return {"batch_size": batch, "epochs": _epochs(600, images, batch, 10)}
 
 
 _BATCH = 64
