@@ -136,6 +136,7 @@ def test_a_folder_of_small_images_gets_a_network_and_a_recipe_for_small_images(i
 def test_batches_of_few_small_images_are_small_and_their_epochs_more(images, batch, epochs):
     fields = named_recipe("small-images").fields_for(images)
     assert (fields["batch_size"], fields["epochs"]) == (batch, epochs)
+    assert fields.get("optimizer.norm_momentum") == (0.3 if batch == 32 else None)
 
 
 def default_under(data, fields, **given):
