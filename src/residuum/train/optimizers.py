@@ -4,7 +4,7 @@ Their state lies with each parameter and is tensors alone, so it goes by paramet
 back with `weights_only=True`. It is kept and computed in the parameters' own precision: nothing is rounded to bf16.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -150,32 +150,22 @@ _COEFFICIENTS = (
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     """A matrix (m, n) with its singular values brought near 1 by Newton-Schulz iterations; zeros stay zeros.
 
-    Each iteration multiplies from the left by a polynomial of x @ x.mT. Where a matrix is wider than tall, that square
-    one is all that is iterated, and what multiplies is gathered: two large products in place of two for each step.
+    Each iteration multiplies x from the left by a polynomial of x @ x.mT. That square matrix is all that is iterated,
+    and what multiplies is gathered: two products with the wide matrix in place of two in each step. All factors are
+    polynomials of one matrix, and commute.
     """
     wide = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
     x: Tensor = (wide / torch.linalg.matrix_norm(wide).clamp(min=1e-7)).contiguous()
-    coefficients = [_COEFFICIENTS[min(number, len(_COEFFICIENTS) - 1)] for number in range(steps)]
-    x = _gathered(x @ x.mT, coefficients) @ x if 2 * x.shape[1] > 3 * x.shape[0] else _iterated(x, coefficients)
-    return x if wide is matrix else x.mT
-
-
-def _iterated(x: Tensor, coefficients: Iterable[tuple[float, float, float]]) -> Tensor:
-    for a, b, c in coefficients:
-        square = x @ x.mT
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return x
-
-
-def _gathered(square: Tensor, coefficients: Iterable[tuple[float, float, float]]) -> Tensor:
-    """What all iterations together multiply by. All of it are polynomials of `square`, which commute."""
-    factor = torch.eye(len(square), dtype=square.dtype, device=square.device)
-    for a, b, c in coefficients:
+    square = x @ x.mT
+    factor = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    for number in range(steps):
+        a, b, c = _COEFFICIENTS[min(number, len(_COEFFICIENTS) - 1)]
         polynomial = torch.addmm(square, square, square, beta=b, alpha=c)
         half = torch.addmm(square, polynomial, square, beta=a)
         square = torch.addmm(half, half, polynomial, beta=a)
         factor = torch.addmm(factor, polynomial, factor, beta=a)
-    return factor
+    x = factor @ x
+    return x if wide is matrix else x.mT
 
 
 def suits_muon(p: Tensor) -> bool:
