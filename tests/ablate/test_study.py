@@ -2,9 +2,10 @@
 
 import pytest
 
-from residuum.ablate.study import Study, from_flags, recipes_of, slug
+from residuum.ablate.study import Running, Study, from_flags, recipes_of, slug
 from residuum.data.catalog import scan
 from residuum.errors import ConfigError
+from residuum.train.recipe import OptimizerSettings
 from residuum.train.recipes import RECIPES
 
 FACTORS = """
@@ -65,6 +66,27 @@ def test_the_base_is_read_as_a_recipe_file_is():
     text = f"[base]\nrecipe = '{name}'\nepochs = 3\n[base.model]\nwidth = 0.5\n"
     recipe = recipes_of(Study.from_toml(text + FACTORS), scan("cifar10"))["no SE"]
     assert (recipe.epochs, recipe.model.width, recipe.model.attention) == (3, 0.5, "none")
+
+
+def test_a_base_by_a_named_recipe_goes_by_the_number_of_images(image_folder):
+    few, flags = (
+        scan(image_folder(side=16)),
+        from_flags(["model.attention=none,se"], {"recipe": "small-images"}, Running()),
+    )
+    file = Study.from_toml("[base]\nrecipe = 'small-images'\n" + FACTORS)
+    for study in (file, flags):
+        for recipe in recipes_of(study, few).values():
+            assert (recipe.epochs, recipe.batch_size) == (100, 32)
+    over = Study.from_toml("[base]\nrecipe = 'small-images'\nepochs = 3\n" + FACTORS)
+    assert {(r.epochs, r.batch_size) for r in recipes_of(over, few).values()} == {(3, 32)}
+
+
+def test_a_variant_with_another_optimizer_has_nothing_of_the_bases():
+    base = {"recipe": "he2015-cifar", "optimizer.bias_lr": 2.0}
+    study = from_flags(["optimizer.name=sgd,adamw"], base, Running())
+    same, other = (recipe.optimizer for recipe in recipes_of(study, scan("cifar10")).values())
+    assert (same.lr, same.nesterov, same.weight_decay, same.bias_lr) == (0.1, False, 1e-4, 2.0)
+    assert other == OptimizerSettings(name="adamw", lr=0.001, bias_lr=2.0)  # which was not said of one of them
 
 
 def test_the_margin_is_in_points_of_an_accuracy():

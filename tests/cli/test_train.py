@@ -5,10 +5,12 @@ import re
 import pytest
 from tests.train.runs import tiny
 
+import residuum
 from residuum import ConfigError, preset
 from residuum.cli import train
 from residuum.cli.line import build, read
-from residuum.train.recipe import NAMES, Recipe
+from residuum.train.recipe import NAMES, OptimizerSettings, Recipe, ScheduleSettings
+from residuum.train.recipes import RECIPES
 
 QUICK = ("--epochs", 1, "--model.width", 0.25, "--batch-size", 256, "--precision", "fp32")
 
@@ -47,12 +49,47 @@ def test_another_optimizer_begins_with_its_own_defaults(tmp_path, image_folder, 
     assert (found.schedule.name, found.epochs) == ("triangle", 2)
 
 
-def test_a_line_may_put_right_what_a_recipe_says_for_its_own_optimizer(image_folder):
-    named = ("--data", image_folder(side=16), "--recipe", "fast-cifar", "--optimizer.name", "sgd")
-    with pytest.raises(ConfigError, match="which is for muon, but optimizer.name is sgd"):
-        recipe(*named)
-    found = recipe(*named, "--optimizer.others-lr", 1)
-    assert (found.optimizer.name, found.optimizer.others_lr, found.optimizer.lr) == ("sgd", 1.0, 0.08)
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if not recipe.from_weights])
+def test_another_optimizer_or_schedule_than_a_named_recipes_has_nothing_of_its_table(image_folder, name):
+    named = ("--data", image_folder(side=16), "--recipe", name)
+    usual = recipe(*named)
+    other = "sgd" if usual.optimizer.name != "sgd" else "adamw"
+    lr = 0.1 if other == "sgd" else 0.001
+    found = recipe(*named, "--optimizer.name", other)
+    assert found == usual.replace(optimizer=OptimizerSettings(name=other, lr=lr))
+    found = recipe(*named, "--optimizer.name", other, "--lr", 0.02, "--optimizer.bias-lr", 2)
+    assert found == usual.replace(optimizer=OptimizerSettings(name=other, lr=0.02, bias_lr=2.0))
+    found = recipe(*named, "--schedule.name", "constant", "--schedule.warmup", 0)
+    assert found == usual.replace(schedule=ScheduleSettings(name="constant", warmup=0.0))
+
+
+def test_a_line_goes_over_a_file_and_the_file_over_the_recipe_that_it_names(tmp_path, image_folder):
+    path = tmp_path / "r.toml"
+    path.write_text('recipe = "rsb-a3"\nepochs = 7\n[optimizer]\nname = "sgd"\nweight_decay = 0.001\n')
+    named = ("--data", image_folder(side=16), "--recipe", path)
+    assert recipe(*named).optimizer == OptimizerSettings(weight_decay=0.001)
+    found = recipe(*named, "--optimizer.name", "adamw")
+    assert found.optimizer == OptimizerSettings(name="adamw", lr=0.001)
+    assert (found.epochs, found.loss.name) == (7, "bce")
+
+
+def test_a_file_over_a_recipe_that_starts_from_weights_needs_them_too(tmp_path, image_folder):
+    path, data = tmp_path / "r.toml", image_folder(side=16)
+    path.write_text('recipe = "bit"\nepochs = 7\n')
+    with pytest.raises(ConfigError, match="the recipe bit starts from weights; name them by --weights"):
+        recipe("--data", data, "--recipe", path)
+    residuum.save(residuum.ResNet(preset("cifar_resnet20")), tmp_path / "w.safetensors")
+    found = recipe("--data", data, "--recipe", path, "--weights", tmp_path / "w.safetensors")
+    assert (found.epochs, found.model.depths, found.finetune.head) == (7, (3, 3, 3), "zero")
+
+
+def test_a_run_by_a_recipe_for_few_images_goes_on_by_its_own_line(command, image_folder, tmp_path):
+    line = ["train", "--data", image_folder(side=16), "--recipe", "small-images", "--model.width", 0.0625]
+    line += ["--epochs", 2, "--out", tmp_path / "run", "--resume", "auto"]
+    assert command(*line).code == 0
+    again = command(*line)
+    assert again.code == 0
+    assert "complete" in again.out
 
 
 def test_a_wrong_optimizer_is_refused_by_its_name(image_folder):

@@ -7,7 +7,7 @@ import pytest
 
 from residuum.errors import ConfigError
 from residuum.presets import PRESETS
-from residuum.train.recipe import Recipe, read_recipe
+from residuum.train.recipe import Recipe, read_recipe, with_named
 from residuum.train.recipes import RECIPES, named_recipe
 
 DOCS = Path(__file__).parents[2] / "docs" / "recipes.md"
@@ -118,14 +118,14 @@ def test_a_named_recipe_printed_and_read_as_a_file_says_the_same(tmp_path, name)
     path = tmp_path / "r.toml"
     path.write_text(RECIPES[name].to_toml())
     fields = {field: tuple(value) if isinstance(value, list) else value for field, value in read_recipe(path).items()}
-    assert fields == dict(RECIPES[name].fields) == read_recipe(name)
+    assert fields == dict(RECIPES[name].fields) == with_named(read_recipe(name))
 
 
 def test_a_file_goes_over_the_recipe_that_it_names(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text('recipe = "he2015"\nepochs = 3\n[optimizer]\nlr = 0.2\n')
     expected = dict(RECIPES["he2015"].fields) | {"epochs": 3, "optimizer.lr": 0.2}
-    assert read_recipe(path) == expected
+    assert with_named(read_recipe(path)) == expected
 
 
 def test_a_file_goes_before_a_named_recipe_of_its_name(tmp_path, monkeypatch):

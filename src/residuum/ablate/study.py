@@ -23,7 +23,18 @@ from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError, ResiduumError, nearest, quoted
 from residuum.files import read_text
 from residuum.presets import preset
-from residuum.train.recipe import NAMES, SECTIONS, Recipe, check_fit, fields_of, read_recipe, train_images
+from residuum.train.recipe import (
+    NAMES,
+    SECTIONS,
+    Recipe,
+    beneath,
+    check_fit,
+    fields_of,
+    read_recipe,
+    starts_from_weights,
+    train_images,
+    with_named,
+)
 from residuum.validation import AtLeast, Within, check, parse_toml, refuse_unknown
 
 # What a cell is measured by: of the last epoch, but for seconds, which are of all training, and peak memory in bytes.
@@ -225,8 +236,6 @@ class Study:
             raise ConfigError(
                 "the base has a seed, but each variant is trained with each of the study's seeds; drop it"
             )
-        if "recipe" in base:  # what it says may depend on the data, which is known later
-            found = {"recipe": base["recipe"]} | found
         factors = [_factor(name, table) for name, table in _table(values, "factor").items()]
         listed = {name: _changes(table, f"variant {quoted(name)}") for name, table in _table(values, "variant").items()}
         tuning = _tuning(_table(values, "tune"), question.metric) if "tune" in values else None
@@ -401,15 +410,14 @@ def _combined(factors: Sequence[Factor], levels: Sequence[Level], name: str = ""
 
 def recipe_of(base: Mapping[str, Any], changes: Mapping[str, Any], catalog: Catalog) -> Recipe:
     """The recipe of a variant: what the data decides, the base over it, the changes over that. Raises `ConfigError`."""
-    values = dict(base)
-    named = values.pop("recipe", None)
-    share = changes.get("data.holdout", values.get("data.holdout"))
+    parts = {**beneath(base, changes), **changes}
+    share = parts.get("data.holdout")
     holdout = None if share is None else DataSettings(holdout=share).holdout
-    if named is not None:
-        values = read_recipe(named, train_images(catalog, holdout)) | values
-    values |= changes
+    values = with_named(parts, train_images(catalog, holdout) if "recipe" in parts else None)
     values.pop("data.path", None)
     model = values.pop("model.preset", None)
+    if starts_from_weights(parts):
+        model = parts.get("model.preset")
     if model is not None:
         preset(model)  # a wrong name is told before anything else
     weights, prefix = values.get("finetune.weights"), values.get("finetune.prefix")

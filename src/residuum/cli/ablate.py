@@ -17,7 +17,7 @@ from residuum.cli.line import Line, sorted_words
 from residuum.data.catalog import scan
 from residuum.errors import ConfigError, quoted
 from residuum.extras import need
-from residuum.train.recipe import NAMES, Recipe, read_recipe
+from residuum.train.recipe import NAMES, Recipe, beneath, read_recipe
 from residuum.units import counted
 from residuum.validation import AtLeast, Within
 
@@ -216,11 +216,9 @@ def _base(command: Ablate) -> dict[str, Any]:
     if command.preset is not None:
         over["model.preset"] = command.preset
     if command.read is not None:
-        return {**command.read.base, **over}
+        return beneath(command.read.base, over) | over
     base = {} if command.file is None else read_recipe(command.file)
-    if command.file is not None and not command.file.endswith(".toml"):
-        base = {"recipe": command.file} | base
-    return base | over
+    return beneath(base, over) | over
 
 
 def _study(command: Ablate) -> Study:

@@ -16,8 +16,7 @@ from residuum.errors import ConfigError
 from residuum.presets import preset
 from residuum.train.execution import Execution, rank, world_size
 from residuum.train.loggers import Callback
-from residuum.train.recipe import Recipe, read_recipe, train_images
-from residuum.train.recipes import RECIPES
+from residuum.train.recipe import Recipe, beneath, read_recipe, starts_from_weights, train_images, with_named
 from residuum.train.run import Run
 from residuum.units import counted
 from residuum.validation import AtLeast
@@ -56,34 +55,45 @@ def defaults(line: Line) -> Train:
 
         join(float(line.get("timeout") or Execution.timeout))  # what is wrong in one is then said for all
     file, resumed = line.get("recipe"), line.get("resume")
-    values = read_recipe(file) if file is not None else {}
-    model = line.get("model") or values.pop("model.preset", None)
+    parts = read_recipe(file) if file is not None else {}
     if resumed == "auto" and not line.asks_help:
         resumed = _begun(line)
     if resumed is not None and not line.asks_help:
         recipe, execution, _ = Run(Path(resumed)).read()
+        data = line.get("data.path") or parts.get("data.path") or recipe.data.path
+        images = train_images(scan(data), recipe.data.holdout) if "recipe" in parts else None
+        values = beneath(with_named(parts, images), _named(line))
+        model = _preset(line, parts, values)
         if model is not None:
             fitted = {"in_channels": recipe.model.in_channels, "num_classes": recipe.model.num_classes}
             recipe = recipe.replace(model=preset(model).replace(**fitted))
         return Train(recipe.replace(values), execution)
-    data = line.get("data.path") or values.get("data.path") or "digits"
+    data = line.get("data.path") or parts.get("data.path") or "digits"
     catalog = scan("digits" if line.asks_help else data)
     if line.asks_help:
-        return Train(Recipe.default(catalog, model), Execution(), catalog=catalog)
-    share = line.get("data.holdout") or values.get("data.holdout")
+        return Train(Recipe.default(catalog, line.get("model")), Execution(), catalog=catalog)
+    share = line.get("data.holdout") or parts.get("data.holdout")
     holdout = None if share is None else DataSettings(holdout=float(share)).holdout
-    if file is not None:
-        values = read_recipe(file, train_images(catalog, holdout))
-    for name in ("data.path", "model.preset"):  # the catalog's name is the data's
-        values.pop(name, None)
+    images = train_images(catalog, holdout) if "recipe" in parts else None
+    values = beneath(with_named(parts, images), _named(line))
+    values.pop("data.path", None)  # it is the catalog's name
+    model = _preset(line, parts, values)
     weights, prefix = (_weights(line, values, name) for name in ("weights", "prefix"))
-    if file is not None and file in RECIPES and RECIPES[file].from_weights:
-        model = line.get("model")  # the weights bring their network
-        if weights is None:
-            raise ConfigError(f"the recipe {file} starts from weights; name them by --weights")
-    named = {name: given for name in ("optimizer.name", "schedule.name") if (given := line.get(name)) is not None}
-    recipe = Recipe.default(catalog, model, weights, prefix, holdout, values | named).replace(values)
+    if starts_from_weights(parts) and weights is None:
+        raise ConfigError(f"the recipe {parts['recipe']} starts from weights; name them by --weights")
+    recipe = Recipe.default(catalog, model, weights, prefix, holdout, values | _named(line)).replace(values)
     return Train(recipe, Execution(), catalog=catalog)
+
+
+def _named(line: Line) -> dict[str, str]:
+    """The optimizer and the schedule that the line names."""
+    return {name: given for name in ("optimizer.name", "schedule.name") if (given := line.get(name)) is not None}
+
+
+def _preset(line: Line, parts: dict[str, Any], values: dict[str, Any]) -> str | None:
+    """The preset that the line, or else the recipe file, names, out of `values`; weights bring their own network."""
+    written = values.pop("model.preset", None)
+    return line.get("model") or (parts.get("model.preset") if starts_from_weights(parts) else written)
 
 
 def _begun(line: Line) -> str | None:

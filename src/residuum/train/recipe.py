@@ -288,7 +288,7 @@ class Recipe:
             recipe = cls().replace(fields | fields_of_weights(str(weights), prefix, model, catalog))
         else:
             config = preset(model or usual).replace(in_channels=catalog.channels, num_classes=len(catalog.classes))
-            recipe = cls(model=config).replace(_beneath(fields, over or {}))
+            recipe = cls(model=config).replace(beneath(fields, over or {}))
         return recipe.replace(_rates(recipe.optimizer, over or {}))
 
     def replace(self, changes: Mapping[str, Any] | None = None, /, **more: Any) -> Self:
@@ -386,6 +386,20 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def beneath(fields: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a recipe by dotted name, those that hold where `over` goes over them.
+
+    A table that names an optimizer or a schedule is for that one, its learning rate above all: where `over` names
+    another, nothing of the table is left.
+    """
+    gone = {
+        section
+        for section in ("optimizer", "schedule")
+        if (name := f"{section}.name") in fields and over.get(name, fields[name]) != fields[name]
+    }
+    return {name: value for name, value in fields.items() if name.partition(".")[0] not in gone}
+
+
 def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
     """Dotted name to both values, of the fields in which two recipes differ."""
     pairs = ((name, _value(one, name), _value(other, name)) for name in NAMES)
@@ -419,16 +433,6 @@ def _usual(catalog: Catalog, holdout: float | None, *, tuned: bool) -> dict[str,
     if catalog.several:
         fields["loss.name"] = "bce"
     return fields
-
-
-def _beneath(fields: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the data, without the values for an optimizer or schedule that another will take the place of."""
-    gone = {
-        section
-        for section in ("optimizer", "schedule")
-        if (name := f"{section}.name") in fields and over.get(name, fields[name]) != fields[name]
-    }
-    return {name: value for name, value in fields.items() if name.partition(".")[0] not in gone}
 
 
 _USUAL_RATES = {"sgd": 0.1, "adamw": 0.001, "lamb": 0.005, "muon": 0.01}
@@ -480,56 +484,57 @@ def check_fit(recipe: Recipe, catalog: Catalog) -> None:
 # -- recipe files ------------------------------------------------------------------------------------------------------
 
 
-def read_recipe(source: str | Path, images: int | None = None) -> dict[str, Any]:
-    """What a named recipe or a recipe file says, by dotted name; raises `ConfigError`. `model.preset` may be among it.
+def read_recipe(source: str | Path) -> dict[str, Any]:
+    """What a recipe file says, by dotted name; raises `ConfigError`. `model.preset` may be among it.
 
-    A file holds any part of a recipe: what it leaves out, the data decides. With `recipe = "NAME"` it goes over the
-    named one. What a named recipe makes of the number of training `images` is among it where that is given.
+    A file holds any part of a recipe: what it leaves out, the data decides. Of a named recipe, and of one that a file
+    goes over by `recipe = "NAME"`, there is only the name, as `recipe`: `with_named` has what it says, which goes by
+    the number of training images.
     """
     path = Path(source)
     if path.name == str(source) and not path.suffix and len(path.name) < 100 and not path.is_file():
-        return named_recipe(path.name).fields_for(images)
+        named_recipe(path.name)
+        return {"recipe": path.name}
     text = read_text(path, ConfigError)
     try:
         values = parse_toml(text)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return fields_of(values, path, images)
+    return fields_of(values, path)
 
 
-def fields_of(values: Mapping[str, Any], path: Path, images: int | None = None) -> dict[str, Any]:
+def with_named(parts: Mapping[str, Any], images: int | None = None) -> dict[str, Any]:
+    """The fields of `read_recipe`, those of the named recipe for so many images beneath them."""
+    own = {name: value for name, value in parts.items() if name != "recipe"}
+    if "recipe" not in parts:
+        return own
+    return beneath(named_recipe(parts["recipe"]).fields_for(images), own) | own
+
+
+def starts_from_weights(parts: Mapping[str, Any]) -> bool:
+    """Whether the named recipe among the fields of `read_recipe` starts from weights, which bring their own network."""
+    return "recipe" in parts and named_recipe(parts["recipe"]).from_weights
+
+
+def fields_of(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """What the tables of a recipe file say, by dotted name, as `read_recipe` gives it; `path` is named in errors."""
-    found: dict[str, Any] = _named_within(values.get("recipe"), path, images)
+    found: dict[str, Any] = {}
     for name, value in values.items():
-        if name == "recipe":
-            continue
         if name in SECTIONS and not isinstance(value, dict):
             example = "preset" if name == "model" else dataclasses.fields(SECTIONS[name])[0].name
             raise ConfigError(
                 f"{name} in {path} is {quoted(value)}; it must be a table: [{name}] with a line {example} = ..."
             )
         found |= {f"{name}.{inner}": part for inner, part in value.items()} if name in SECTIONS else {name: value}
-    for name in found:
-        if name != "model.preset":
-            _know_in(name, path)
+    try:
+        if "recipe" in found:
+            named_recipe(found["recipe"])
+        for name in found:
+            if name not in ("recipe", "model.preset"):
+                _know(name)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     for name in ("model.preset", "data.path"):
         if not isinstance(found.get(name, ""), str):
             raise ConfigError(f"{name} in {path} is {quoted(found[name])}; it must be text")
     return found
-
-
-def _named_within(name: Any, path: Path, images: int | None) -> dict[str, Any]:
-    """The fields of the named recipe that a file goes over; none where it names none."""
-    if name is None:
-        return {}
-    try:
-        return named_recipe(name).fields_for(images)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def _know_in(name: str, path: Path) -> None:
-    try:
-        _know(name)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
