@@ -151,14 +151,14 @@ def test_a_folder_that_exists_is_left_alone(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="exists already.*--out.*--resume"):
-        Run.create(tmp_path / "run", Recipe(), Execution(), record())
+        Run.create(tmp_path / "run", Recipe(), Execution(), record(), lambda run: None)
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
 
 def test_a_folder_that_cannot_be_made_is_said_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be made"):
-        Run.create(tmp_path / "file" / "run", Recipe(), Execution(), record())
+        Run.create(tmp_path / "file" / "run", Recipe(), Execution(), record(), lambda run: None)
 
 
 def test_runs_are_numbered(tmp_path):

@@ -20,7 +20,7 @@ from residuum.data.catalog import scan
 from residuum.data.preparing import normalise
 from residuum.data.sources import open_dataset
 from residuum.errors import ConfigError, DataError, DeviceError, DivergedError, RunError
-from residuum.train import Execution, Recipe, fit, loop, resume, session
+from residuum.train import Callback, Execution, Recipe, fit, loop, resume, session
 from residuum.train.run import Run
 from residuum.train.session import full_batches
 
@@ -575,21 +575,60 @@ def test_the_same_call_begins_a_run_goes_on_with_it_and_leaves_it_when_it_is_com
     assert same(finished.path, out)
 
 
-def test_a_folder_in_which_a_run_was_killed_before_it_saved_a_state_is_begun_anew(finished, tmp_path):
-    path = copied(finished, tmp_path / "run")
-    for name in ("state.pt", "state-previous.pt", "best.safetensors", "curves.png", "metrics.jsonl"):
-        (path / name).unlink()
-    (path / ".state.0123abcd.partial.pt").write_bytes(b"half")
+def test_what_a_run_left_that_was_killed_before_its_folder_was_there_goes(finished, tmp_path):
+    left = copied(finished, tmp_path / ".run.0123abcd.partial")
+    (left / "state.pt").unlink()
+    path = tmp_path / "run"
+    path.mkdir()
     assert session.begin_or_resume(finished.recipe, out=path, callbacks=[]).metrics["epoch"] == 2
     assert same(finished.path, path)
+    assert [*tmp_path.iterdir()] == [path]
 
 
-def test_a_folder_with_something_else_in_it_is_not_begun_anew(finished, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.txt").write_text("work")
-    with pytest.raises(RunError, match="exists already"):
+def test_a_run_can_go_on_from_the_moment_that_its_folder_is_there(finished, tmp_path):
+    class Killed(Callback):
+        def begin(self, beginning):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(finished.recipe, out=tmp_path / "run", callbacks=[Killed()])
+    assert session.begin_or_resume(finished.recipe, out=tmp_path / "run", callbacks=[]).metrics["epoch"] == 2
+    assert same(finished.path, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "recipe.toml", "data.json", "data/images.tar", "weights.safetensors"])
+def test_a_folder_without_a_state_is_not_touched(finished, tmp_path, name):
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("work")
+    with pytest.raises(RunError, match=r"'[^']*run' is not a run that can be resumed: it has no state\.pt"):
         session.begin_or_resume(finished.recipe, out=tmp_path / "run", callbacks=[])
-    assert (tmp_path / "run" / "thesis.txt").read_text() == "work"
+    assert file.read_text() == "work"
+
+
+def test_a_run_without_a_place_of_its_own_takes_the_next_where_another_began_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepare, inner = session.prepare, []
+
+    def slowly(*args, **more):
+        job = prepare(*args, **more)
+        if not inner:
+            inner.append(None)
+            inner.append(fit(tiny(epochs=1), callbacks=[]).path)
+        return job
+
+    monkeypatch.setattr(session, "prepare", slowly)
+    assert fit(tiny(epochs=1), callbacks=[]).path.name == "digits-2"
+    assert inner[1].name == "digits-1"
+
+
+@pytest.mark.parametrize("changes", [{"finetune.freeze": 2}, {"finetune.head": "new"}])
+def test_a_run_that_began_from_weights_refuses_other_settings_of_that(finished, tmp_path, changes):
+    recipe = Recipe.default("digits", weights=finished.path).replace({"epochs": 1, "batch_size": 256})
+    begun = fit(recipe, out=tmp_path / "run", callbacks=[])
+    with pytest.raises(RunError, match=f"its own recipe: {next(iter(changes))} is "):
+        session.resume(begun.path, recipe=recipe.replace({"epochs": 2} | changes), callbacks=[])
+    assert session.begin_or_resume(recipe, out=begun.path, callbacks=[]).metrics["epoch"] == 1
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ state.pt               everything that resuming needs; state-previous.pt is the 
 curves.png             loss and accuracy over the epochs
 """
 
+import contextlib
 import json
 import shutil
 from collections import Counter
@@ -21,7 +22,7 @@ from typing import Any, Self
 
 from residuum.data.listing import Catalog, labels_of
 from residuum.errors import ConfigError, RunError, first_line, quoted
-from residuum.files import write_text, write_whole
+from residuum.files import new_folder, write_text, write_whole
 from residuum.train.execution import Execution
 from residuum.train.recipe import Recipe
 
@@ -90,41 +91,35 @@ class Run:
         return self.path / BEST
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, execution: Execution, data: DataRecord) -> Self:
-        """A new folder with recipe, execution and data in it; raises `RunError` where it exists or cannot be made."""
+    def create(
+        cls, path: Path, recipe: Recipe, execution: Execution, data: DataRecord, fill: Callable[[Self], None]
+    ) -> Self:
+        """A new folder with recipe, execution and data in it, and what `fill` puts there: the first state.
+
+        It comes to its place in one step, with all of that in it, so that a run that is killed at any time can go on or
+        has left nothing. An empty folder gives way to it. Raises `RunError` where there is something else at its place,
+        or where it cannot be made.
+        """
         refuse_existing(path)
-        try:
-            path.mkdir(parents=True)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise RunError(
-                f"the run folder {quoted(str(path))} cannot be made: {reason}; choose another --out"
-            ) from None
-        run = cls(path)
-        try:
+        with contextlib.suppress(OSError, ValueError):
+            path.rmdir()
+        with new_folder(path, RunError) as partial:
+            run = cls(partial)
             run.write_recipe(recipe, execution)
-            write_text(path / "data.json", data.to_json(), RunError)
-        except RunError:
-            run.remove()
-            raise
-        return run
+            write_text(partial / "data.json", data.to_json(), RunError)
+            fill(run)
+        return cls(path)
 
     def goes_on(self) -> bool:
-        """Whether there is a state to go on from; raises `RunError` where something else than a run is in the way.
-
-        What a run leaves that was killed before it saved a state is removed.
-        """
+        """Whether there is a state to go on from; raises `RunError` where something else than a run is in the way."""
         try:
-            found = {path.name.lstrip(".").partition(".")[0] for path in self.path.iterdir()}
-        except FileNotFoundError:
-            return False
+            if any((self.path / name).is_file() for name in STATES):
+                return True
         except OSError as error:
             raise RunError(f"the run folder {quoted(str(self.path))} cannot be read: {error.strerror}") from None
-        if any((self.path / name).is_file() for name in STATES):
-            return True
-        if found - {"recipe", "execution", "data", "environment", "weights", "state"}:
-            refuse_existing(self.path)
-        self.remove()
+        if _taken(self.path):
+            named = quoted(str(self.path))
+            raise RunError(f"{named} is not a run that can be resumed: it has no {STATES[0]}; choose another --out")
         return False
 
     def write_recipe(self, recipe: Recipe, execution: Execution) -> None:
@@ -264,13 +259,16 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise `RunError` where something is at the place of a new run folder."""
-    try:
-        exists = path.exists()
-    except OSError:  # a name too long for the file system; making the folder will say so
-        exists = False
-    if exists:
+    """Raise `RunError` where something is at the place of a new run folder, but for an empty folder."""
+    if _taken(path):
         raise RunError(f"{quoted(str(path))} exists already; choose another --out, or go on with it by --resume")
+
+
+def _taken(path: Path) -> bool:
+    try:
+        return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    except OSError:  # a name too long for the file system, say; making the folder will tell
+        return False
 
 
 def free_folder(parent: Path, data: str) -> Path:

@@ -88,7 +88,9 @@ def fit(
         need_trackers(execution)
         callbacks = _heard(callbacks, team)
         device = pick_device(own_device(execution.device, team))
-        path = team.of_first(lambda: _free_place(out, recipe.data.path))
+        if out is not None:
+            team.of_first(lambda: refuse_existing(Path(out)))
+        asked = recipe.data.path
         catalog = catalog or scan(recipe.data.path)
         check_fit(recipe, catalog)
         precision, why = precision_for(recipe, catalog, device)
@@ -98,14 +100,13 @@ def fit(
         _refuse_other_work(recipe, execution, record, team)
         with generators_kept(device):
             job = prepare(recipe, execution, catalog, device, callbacks, weights, team)
-            run = team.of_first(lambda: Run.create(path, recipe, execution, record))
+            run = team.of_first(lambda: _create(out, asked, job, record))
             progress = job.state.progress
             try:
                 if team.first:
-                    environment.note(path, environment.here(device), 0)
                     callbacks = _listeners(job, run, callbacks)
                     _begin(job, run, why, callbacks)
-                _save(job, run, callbacks)
+                    _tell_saved(job, callbacks)
                 return _train(job, run, callbacks, profile)
             except (DataError, RunError, WeightsError):
                 if team.first and not (progress.epoch or progress.step):
@@ -185,7 +186,7 @@ def begin_or_resume(
 ) -> Result:
     """`resume` the run in `out` where it has a state, else `fit` into it: what may be started again at any time.
 
-    A folder that a run was killed in before it saved a state is begun anew. Raises `ResiduumError`.
+    A run has a state from the moment that its folder is there. Raises `ResiduumError`.
     """
     team = join((execution or Execution()).timeout)
     with team.together():
@@ -203,7 +204,8 @@ def _as_written(recipe: Recipe, saved: Recipe) -> Recipe:
     if recipe.precision == "auto":
         recipe = recipe.replace(precision=saved.precision)
     if weights is not None and whole_path(weights) == saved.finetune.weights:
-        recipe = recipe.replace(finetune=saved.finetune)
+        sha256 = recipe.finetune.sha256 or saved.finetune.sha256
+        recipe = recipe.replace({"finetune.weights": saved.finetune.weights, "finetune.sha256": sha256})
     return recipe
 
 
@@ -238,12 +240,6 @@ def _alike_until(saved: Recipe, recipe: Recipe, step: int, steps: int) -> Iterat
     yield not (saved.average.window or saved.mixing.off or 0 < saved.finetune.thaw < 1)
     sizes = [[r.augment.size_in(epoch, r.epochs) for epoch in range(step // steps)] for r in (saved, recipe)]
     yield sizes[0] == sizes[1]
-
-
-def _free_place(out: str | Path | None, data: str) -> Path:
-    path = Path(out) if out is not None else free_folder(Path("runs"), data)
-    refuse_existing(path)
-    return path
 
 
 def _heard(callbacks: Sequence[Callback] | None, team: Team) -> Sequence[Callback]:
@@ -655,6 +651,22 @@ def _no_better(job: Job) -> str | None:
 def _owes_test(job: Job) -> bool:
     """Whether the test split is still to be looked at when all epochs are done."""
     return job.execution.test and job.dataset.test is not None and "test_loss" not in job.state.progress.history[-1]
+
+
+def _create(out: str | Path | None, data: str, job: Job, record: DataRecord) -> Run:
+    """The folder of a run that begins, with its first state: `out`, or the next free one of the data's name."""
+
+    def fill(run: Run) -> None:
+        environment.note(run.path, environment.here(job.state.device), 0)
+        _save(job, run, ())
+
+    while True:
+        path = Path(out) if out is not None else free_folder(Path("runs"), data)
+        try:
+            return Run.create(path, job.recipe, job.execution, record, fill)
+        except RunError:
+            if out is not None or not path.exists():
+                raise  # and else another run that began just now has taken it
 
 
 def _save(job: Job, run: Run, callbacks: Sequence[Callback]) -> None:
