@@ -3,6 +3,9 @@
 import pytest
 from tests.ablate.trainers import FAKE, ROOT, SIX
 
+import residuum
+from residuum import preset
+
 FLAGS = ("ablate", "--vary", "loss.label_smoothing=0.0,0.1", "--seeds", 2, "--threads", 1)
 
 
@@ -105,6 +108,17 @@ def test_a_wrong_variant_among_many_is_refused_before_anything_runs(refused, tmp
 def test_a_wrong_line_is_refused_in_a_sentence(refused, tmp_path, line, said):
     assert said in refused(*line)
     assert not (tmp_path / "studies").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [["--optimizer.name", "sgd", "--vary", "model.width=0.25,0.5"],
+     ["--recipe", "rsb-a3", "--schedule.name", "constant", "--schedule.warmup", 0, "--vary", "model.width=0.25,0.5"],
+     ["--recipe", "bit", "--weights", "w.safetensors", "--vary", "lr=0.001,0.003"]],
+)  # fmt: skip
+def test_what_the_line_names_decides_the_rest_of_its_table(command, image_folder, tmp_path, line):
+    residuum.save(residuum.ResNet(preset("cifar_resnet20")), tmp_path / "w.safetensors")
+    assert command("ablate", "--data", image_folder(side=16), *line, "--plan").code == 0
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 import tyro
 
 from residuum import ConfigError, preset
-from residuum.cli.line import build, options_of, read
+from residuum.cli.line import build, options_of, read, values_of
 from residuum.cli.main import COMMANDS
 from residuum.cli.summary import Summary, defaults
 from residuum.validation import AtLeast, Within
@@ -44,6 +44,23 @@ class Sail:
 def sail(*args):
     line = read(Sail, args, "sail")
     return build(Sail, Sail(line.get("boat") or tyro.MISSING), line, "sail")
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [("--size 3 4", (3, 4)), ("--area 3 4", (3, 4)), ("--area None", None), ("--legs 1", (1,)), ("--legs 1 2", (1, 2)),
+     ("--wind storm", "storm"), ("--cargo auto", "auto"), ("--cargo 3", 3), ("--fast", True), ("--no-fast", False),
+     ("--lr 1", 1.0), ("--optimizer.no-nesterov", False)],
+)  # fmt: skip
+def test_what_a_line_gives_has_the_types_of_the_fields(words, value):
+    given = values_of(Sail, read(Sail, ["boat", *words.split()], "sail"))
+    (name,) = given
+    assert given[name] == value
+    assert type(given[name]) is type(value)
+    built = sail("boat", *words.split())
+    for part in name.split("."):
+        built = getattr(built, part)
+    assert built == value
 
 
 GROUPS = [

@@ -92,6 +92,36 @@ def test_a_run_by_a_recipe_for_few_images_goes_on_by_its_own_line(command, image
     assert "complete" in again.out
 
 
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [("[loss]\nthreshold = 0.2", "--loss.name bce"), ("[finetune]\nthaw = 0.5", "--weights w.safetensors --freeze 2"),
+     ("[schedule]\nwarmup = 40.0", "--epochs 90"), ("[data]\nbalance_power = 0.5", "--balance loss"),
+     ("norm_batch = 48", "--batch-size 48"), ("[optimizer]\neps = 0.1", "--optimizer.name lamb")],
+)  # fmt: skip
+def test_a_file_is_checked_together_with_the_line(tmp_path, monkeypatch, file, line):
+    monkeypatch.chdir(tmp_path)
+    residuum.save(residuum.ResNet(preset("digits_resnet")), tmp_path / "w.safetensors")
+    (tmp_path / "r.toml").write_text(file)
+    found = recipe("--recipe", "r.toml", *line.split()).to_dict()
+    name, value = re.sub(r"\[(.*)]\n", r"\1.", file).split(" = ")
+    assert found[name] == float(value)
+
+
+def test_a_rate_for_what_muon_leaves_is_the_same_by_the_line_and_by_a_file(tmp_path):
+    (tmp_path / "r.toml").write_text('[optimizer]\nname = "muon"\nlr = 0.02\n')
+    by_file = recipe("--recipe", tmp_path / "r.toml")
+    assert by_file == recipe("--optimizer.name", "muon", "--lr", 0.02)
+    assert by_file.optimizer.others_lr == 10.0
+
+
+def test_a_run_from_narrow_weights_of_a_preset_goes_on_by_its_own_line(command, tmp_path):
+    residuum.save(residuum.ResNet(preset("cifar_resnet20").replace(width=0.25)), tmp_path / "w.safetensors")
+    line = ["train", "--weights", tmp_path / "w.safetensors", "--model", "cifar_resnet20", "--epochs", 1]
+    line += ["--batch-size", 256, "--precision", "fp32", "--out", tmp_path / "run", "--resume", "auto"]
+    assert command(*line).code == 0
+    assert command(*line).code == 0
+
+
 def test_a_wrong_optimizer_is_refused_by_its_name(image_folder):
     with pytest.raises(ConfigError, match=r"^--optimizer\.name is 'sdg'.*did you mean 'sgd'"):
         recipe("--data", image_folder(side=16), "--optimizer.name", "sdg")

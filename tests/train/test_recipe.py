@@ -172,7 +172,8 @@ def test_changes_go_over_what_suits_the_data(weights, tmp_path, image_folder):
 def test_an_optimizer_that_is_named_without_a_rate_has_its_usual_one(name, found):
     optimizer = default_under("digits", {"optimizer.name": name}).optimizer
     assert (optimizer.name, optimizer.lr, optimizer.others_lr) == (name, *found)
-    assert default_under("digits", {"optimizer.name": name, "optimizer.lr": 0.1}).optimizer.others_lr == 1.0
+    rate = default_under("digits", {"optimizer.name": name, "optimizer.lr": 0.02}).optimizer
+    assert (rate.lr, rate.others_lr) == (0.02, found[1])
     small = default_under("cifar10", {"optimizer.name": name}).optimizer
     assert small.lr == (0.08 if name == "muon" else found[0])
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from residuum.ablate.study import Running, Study, from_flags, recipe_of
 from residuum.cli.console import say, visible
-from residuum.cli.line import Line, sorted_words
+from residuum.cli.line import Line, sorted_words, values_of
 from residuum.data.catalog import scan
 from residuum.errors import ConfigError, quoted
 from residuum.extras import need
@@ -104,7 +104,7 @@ def defaults(line: Line) -> Ablate:
         return Ablate(Recipe.default())
     if "seed" in line:
         raise ConfigError("each variant is trained with each of the study's seeds; leave out --seed, or give --seeds")
-    path, given = line.get("study"), tuple(n for word in line.given if (n := word.replace("-", "_")) in NAMES)
+    path, given = line.get("study"), {n: value for n, value in values_of(Ablate, line).items() if n in NAMES}
     study = Study.read(Path(path)) if path is not None else None
     base = dict(study.base) if study is not None else {}
     file, model = line.get("recipe"), line.get("model")
@@ -112,11 +112,8 @@ def defaults(line: Line) -> Ablate:
         base = read_recipe(file)
     if model is not None:
         base["model.preset"] = model
-    data = line.get("data.path")
-    if data is not None:
-        base["data.path"] = data
-    catalog = scan(str(base.get("data.path", "digits")))
-    return Ablate(recipe_of(base, {}, catalog), given=given, read=study, typed=_typed(line))
+    catalog = scan(str((base | given).get("data.path", "digits")))
+    return Ablate(recipe_of(base, given, catalog), given=tuple(given), read=study, typed=_typed(line))
 
 
 def _typed(line: Line) -> str:

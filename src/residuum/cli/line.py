@@ -132,6 +132,15 @@ def build(kind: type, default: Any, line: Line, prog: str) -> Any:
         raise _cause(ended) or ConfigError(f"{_plain(said.getvalue())}; {_ask(prog)}") from None
 
 
+def values_of(kind: type, line: Line) -> dict[str, Any]:
+    """What the line gives to the flags of a command, in their types; a name has underscores, as its field has."""
+    return {
+        option.name.replace("-", "_"): _value(line.given[option.name], option.kind)
+        for option in options_of(kind)
+        if option.name in line.given and not option.positional
+    }
+
+
 def sorted_words(kind: type, line: Line) -> tuple[list[str], list[str]]:
     """The words that give a command what the line gives it: flags in the class's order, and positionals."""
     words: list[str] = []
@@ -308,6 +317,22 @@ def _fits(words: tuple[str, ...], kind: Any, bounds: tuple[Within | AtLeast, ...
     except ValueError:
         return False
     return all(number in bound for bound in bounds) and (bool(bounds) or kind is float or abs(number) <= LARGEST)
+
+
+def _value(words: tuple[str, ...], kind: Any) -> Any:
+    """The value that words make, which fit a type."""
+    if get_origin(kind) in (Union, types.UnionType):
+        fitting = [member for member in get_args(kind) if _fits(words, member, ())]
+        return None if type(None) in fitting else _value(words, fitting[0])
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)
+        kinds = inner[:1] * len(words) if inner[-1] is Ellipsis else inner
+        return tuple(_value((word,), each) for word, each in zip(words, kinds, strict=True))
+    if get_origin(kind) is Literal:
+        return next(value for value in get_args(kind) if str(value) == words[0])
+    if kind is bool:
+        return words[0] == "True"
+    return kind(words[0]) if callable(kind) else words[0]
 
 
 def _cause(error: BaseException) -> ResiduumError | None:

@@ -9,14 +9,14 @@ import tyro
 from rich.console import Console
 
 from residuum.cli.console import say
-from residuum.cli.line import Line
+from residuum.cli.line import Line, values_of
 from residuum.data.catalog import Catalog, scan
 from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError
 from residuum.presets import preset
 from residuum.train.execution import Execution, rank, world_size
 from residuum.train.loggers import Callback
-from residuum.train.recipe import Recipe, beneath, read_recipe, starts_from_weights, train_images, with_named
+from residuum.train.recipe import NAMES, Recipe, beneath, read_recipe, starts_from_weights, train_images, with_named
 from residuum.train.run import Run
 from residuum.units import counted
 from residuum.validation import AtLeast
@@ -56,38 +56,36 @@ def defaults(line: Line) -> Train:
         join(float(line.get("timeout") or Execution.timeout))  # what is wrong in one is then said for all
     file, resumed = line.get("recipe"), line.get("resume")
     parts = read_recipe(file) if file is not None else {}
+    given = {} if line.asks_help else {n: value for n, value in values_of(Train, line).items() if n in NAMES}
     if resumed == "auto" and not line.asks_help:
         resumed = _begun(line)
     if resumed is not None and not line.asks_help:
         recipe, execution, _ = Run(Path(resumed)).read()
-        data = line.get("data.path") or parts.get("data.path") or recipe.data.path
+        data = (parts | given).get("data.path") or recipe.data.path
         images = train_images(scan(data), recipe.data.holdout) if "recipe" in parts else None
-        values = beneath(with_named(parts, images), _named(line))
+        values = beneath(with_named(parts, images), given) | given
         model = _preset(line, parts, values)
         if model is not None:
-            fitted = {"in_channels": recipe.model.in_channels, "num_classes": recipe.model.num_classes}
+            theirs = ("in_channels", "num_classes") + (() if recipe.finetune.weights is None else ("width",))
+            fitted = {name: getattr(recipe.model, name) for name in theirs}
             recipe = recipe.replace(model=preset(model).replace(**fitted))
         return Train(recipe.replace(values), execution)
-    data = line.get("data.path") or parts.get("data.path") or "digits"
+    data = (parts | given).get("data.path") or "digits"
     catalog = scan("digits" if line.asks_help else data)
     if line.asks_help:
         return Train(Recipe.default(catalog, line.get("model")), Execution(), catalog=catalog)
-    share = line.get("data.holdout") or parts.get("data.holdout")
-    holdout = None if share is None else DataSettings(holdout=float(share)).holdout
+    share = (parts | given).get("data.holdout")
+    holdout = None if share is None else DataSettings(holdout=share).holdout
     images = train_images(catalog, holdout) if "recipe" in parts else None
-    values = beneath(with_named(parts, images), _named(line))
-    values.pop("data.path", None)  # it is the catalog's name
+    values = beneath(with_named(parts, images), given)
     model = _preset(line, parts, values)
     weights, prefix = (_weights(line, values, name) for name in ("weights", "prefix"))
     if starts_from_weights(parts) and weights is None:
         raise ConfigError(f"the recipe {parts['recipe']} starts from weights; name them by --weights")
-    recipe = Recipe.default(catalog, model, weights, prefix, holdout, values | _named(line)).replace(values)
+    values |= given
+    values.pop("data.path", None)  # it is the catalog's name
+    recipe = Recipe.default(catalog, model, weights, prefix, holdout, values).replace(values)
     return Train(recipe, Execution(), catalog=catalog)
-
-
-def _named(line: Line) -> dict[str, str]:
-    """The optimizer and the schedule that the line names."""
-    return {name: given for name in ("optimizer.name", "schedule.name") if (given := line.get(name)) is not None}
 
 
 def _preset(line: Line, parts: dict[str, Any], values: dict[str, Any]) -> str | None:

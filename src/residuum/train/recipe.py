@@ -439,9 +439,9 @@ _USUAL_RATES = {"sgd": 0.1, "adamw": 0.001, "lamb": 0.005, "muon": 0.01}
 
 
 def _rates(own: OptimizerSettings, over: Mapping[str, Any]) -> dict[str, Any]:
-    """Name and rates of the optimizer that will take the place of `own`, where no rate is given with it."""
+    """Name and rates of the optimizer that will take the place of `own`."""
     name = over.get("optimizer.name")
-    if not isinstance(name, str) or name not in _USUAL_RATES or name == own.name or "optimizer.lr" in over:
+    if not isinstance(name, str) or name not in _USUAL_RATES or name == own.name:
         return {}
     rate = own.lr * _USUAL_RATES[name] / _USUAL_RATES[own.name]
     found = {"optimizer.name": name, "optimizer.lr": float(f"{rate:.6g}")}
