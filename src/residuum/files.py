@@ -34,8 +34,13 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[Residuu
 
 
 def write_text(path: Path, text: str, error: type[ResiduumError]) -> None:
-    """`write_whole` for text, in UTF-8."""
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"), error)
+    """`write_whole` for text, in UTF-8; raises `error` also for a text that holds a name which is no UTF-8."""
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as failure:
+        line = text[: failure.end].rpartition("\n")[2]
+        raise error(f"{path.name} would hold a name that is no UTF-8, {quoted(line[-80:])}; rename it") from None
+    write_whole(path, lambda partial: partial.write_bytes(content), error)
 
 
 @contextlib.contextmanager

@@ -63,9 +63,9 @@ def test_values_of_flags_are_numbers_truths_lists_or_words():
 
 def test_the_base_is_read_as_a_recipe_file_is():
     name = next(name for name, recipe in RECIPES.items() if not recipe.from_weights)
-    text = f"[base]\nrecipe = '{name}'\nepochs = 3\n[base.model]\nwidth = 0.5\n"
+    text = f"[base]\nrecipe = '{name}'\nepochs = 71\n[base.model]\nwidth = 0.5\n"
     recipe = recipes_of(Study.from_toml(text + FACTORS), scan("cifar10"))["no SE"]
-    assert (recipe.epochs, recipe.model.width, recipe.model.attention) == (3, 0.5, "none")
+    assert (recipe.epochs, recipe.model.width, recipe.model.attention) == (71, 0.5, "none")
 
 
 def test_a_base_by_a_named_recipe_goes_by_the_number_of_images(image_folder):
@@ -79,6 +79,17 @@ def test_a_base_by_a_named_recipe_goes_by_the_number_of_images(image_folder):
             assert (recipe.epochs, recipe.batch_size) == (100, 32)
     over = Study.from_toml("[base]\nrecipe = 'small-images'\nepochs = 3\n" + FACTORS)
     assert {(r.epochs, r.batch_size) for r in recipes_of(over, few).values()} == {(3, 32)}
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_metric_of_validation_images_needs_enough_to_hold_some_out(image_folder, images):
+    catalog = scan(image_folder(side=16, train=images))
+    study = Study.from_toml("metric = 'val_accuracy'\n[base.data]\nholdout = 0.5\n" + FACTORS)
+    if images == 2:
+        assert len(recipes_of(study, catalog)) == 3
+        return
+    with pytest.raises(ConfigError, match="holds out no images, and val_accuracy needs some"):
+        recipes_of(study, catalog)
 
 
 def test_a_variant_with_another_optimizer_has_nothing_of_the_bases():
@@ -105,6 +116,7 @@ def test_the_margin_is_in_points_of_an_accuracy():
         ("[run]\nworker = 2" + FACTORS, "'worker' is not a field of [run]; did you mean 'workers'?"),
         ("[run]\ntimeout = 'soon'" + FACTORS, "run.timeout is 'soon'"),
         ("[base]\nseed = 1" + FACTORS, "has a seed"),
+        ("[base]\nrecipe = 5" + FACTORS, "5 is neither a named recipe nor a recipe file"),
         ("[base]\ncolour = 1" + FACTORS, "'colour' is not a field of a recipe"),
         ("design = 'list'" + FACTORS, "needs [variant.NAME] tables"),
         ("design = 'grid'", "needs [factor.NAME] tables"),

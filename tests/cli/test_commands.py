@@ -78,7 +78,7 @@ def test_lists_and_mistakes_in_names_and_fields_are_answered_without_torch(line,
 )
 def test_mistakes_get_one_clear_sentence_and_leave_nothing(refused, tmp_path, monkeypatch, line, says):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine").mkdir(parents=True)
     assert says in refused(*line.split())
     assert [p.name for p in tmp_path.iterdir()] == ["here"]
 

@@ -1,6 +1,7 @@
 """`residuum train`: what goes over what, what it refuses, what it prints."""
 
 import re
+import sys
 
 import pytest
 from tests.train.runs import tiny
@@ -221,7 +222,7 @@ def test_help_names_every_field_and_answers_without_the_data(command):
 )
 def test_mistakes_get_one_sentence_and_leave_nothing(refused, tmp_path, monkeypatch, line, says):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine").mkdir(parents=True)
     assert says in refused("train", *line.split())
     assert [p.name for p in tmp_path.iterdir()] == ["here"]
 
@@ -305,6 +306,35 @@ def test_a_run_that_was_stopped_goes_on_by_the_line_that_it_prints(command, stop
 )
 def test_a_resumed_run_keeps_its_recipe(refused, stopped, line, says):
     assert says in refused("train", "--resume", stopped.path, *line.split())
+
+
+def test_a_dry_run_of_a_run_that_goes_on_needs_no_weights(command, finished, tmp_path):
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes((finished.path / "weights.safetensors").read_bytes())
+    line = ["train", "--weights", weights, "--out", tmp_path / "run", *QUICK[:2], *QUICK[4:]]
+    assert command(*line).code == 0
+    weights.unlink()
+    assert command("train", "--resume", tmp_path / "run", "--epochs", 2, "--dry-run").code == 0
+    assert command(*line, "--epochs", 2, "--resume", "auto", "--dry-run").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("[data]\nholdout = 'much'", "data.holdout is 'much'"), ("[data]\nholdout = [0.1]", "data.holdout is"),
+     ("recipe = ['small-images']", "neither a named recipe nor a recipe file")],
+)  # fmt: skip
+def test_a_file_of_other_types_is_refused_in_a_sentence(refused, tmp_path, text, says):
+    (tmp_path / "r.toml").write_text(text)
+    assert says in refused("train", "--recipe", tmp_path / "r.toml")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems have no such names")
+def test_a_folder_whose_name_is_no_text_leaves_no_run(refused, image_folder, tmp_path):
+    root = image_folder(side=16)
+    root = root.rename(root.with_name("d\udce9"))
+    said = refused("train", "--data", root, "--out", tmp_path / "run", *QUICK[:2], "--model.width", 0.0625)
+    assert "would hold a name that is no UTF-8" in said
+    assert [*tmp_path.iterdir()] == [root]
 
 
 def test_a_stop_is_told_with_the_line_that_goes_on(command, tmp_path, monkeypatch):

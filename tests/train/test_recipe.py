@@ -139,6 +139,21 @@ def test_batches_of_few_small_images_are_small_and_their_epochs_more(images, bat
     assert fields.get("optimizer.norm_momentum") == (0.3 if batch == 32 else None)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "milestones", "says"),
+    [(20, (5.0, 30.0), "has 30 epochs but the run has 20; give shares below 1, or more epochs"),
+     (20, (20.0,), "has 20 epochs but the run has 20"), (20, (0.5, 5.0), "each must come after the one before it"),
+     (20, (5.0, 5.0), "each must come after"), (20, (0.5, 15.0), None), (20, (), None), (1, (0.5, 0.75), None)],
+)  # fmt: skip
+def test_milestones_come_one_after_the_other_within_the_run(epochs, milestones, says):
+    fields = {"epochs": epochs, "schedule.name": "step", "schedule.milestones": milestones}
+    if says is None:
+        assert Recipe().replace(fields).schedule.milestones == milestones
+        return
+    with pytest.raises(ConfigError, match=f"^schedule.milestones .*{says}"):
+        Recipe().replace(fields)
+
+
 def default_under(data, fields, **given):
     return Recipe.default(str(data), over=fields, **given).replace(fields)
 

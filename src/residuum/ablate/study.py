@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from residuum.ablate.results import Design
-from residuum.data.catalog import Catalog
+from residuum.data.catalog import Catalog, split_files
 from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError, ResiduumError, nearest, quoted
 from residuum.files import read_text
@@ -231,7 +231,8 @@ class Study:
         run = _table(values, "run")
         refuse_unknown(run, [f.name for f in fields(Running)], "field of [run]")
         base = _table(values, "base")
-        found = read_recipe(base["recipe"]) if list(base) == ["recipe"] else fields_of(base, path)
+        alone = list(base) == ["recipe"] and isinstance(base["recipe"], str)
+        found = read_recipe(base["recipe"]) if alone else fields_of(base, path)
         if "seed" in found:
             raise ConfigError(
                 "the base has a seed, but each variant is trained with each of the study's seeds; drop it"
@@ -463,7 +464,8 @@ def words_of(values: Mapping[str, Any]) -> str:
 
 def refuse_without_val(recipe: Recipe, catalog: Catalog, metric: str, what: str) -> None:
     """Raise `ConfigError` for a metric of the validation split where there is none."""
-    if not recipe.data.holdout and not _has(catalog, "val"):
+    held = "val" in split_files(catalog, recipe.data.holdout) if catalog.files else recipe.data.holdout > 0
+    if not held:
         raise ConfigError(f"{what} holds out no images, and {metric} needs some")
 
 

@@ -168,7 +168,9 @@ def _estimate(command: Train, console: Console, callbacks: Sequence[Callback]) -
     from residuum.train.loggers import duration
     from residuum.train.session import memory_in_words
 
-    found = estimate(command.recipe, command.execution, callbacks=callbacks, catalog=command.catalog)
+    place = command.out if command.resume == "auto" else command.resume
+    resumed = command.resume is not None and Run(Path(str(place))).goes_on()
+    found = estimate(command.recipe, command.execution, callbacks=callbacks, catalog=command.catalog, resumed=resumed)
     total = found.steps * found.recipe.epochs
     rates = ", ".join(f"{lr:.4g} at step {step:,}" for step, lr in found.rates())
     lines = dict(found.facts) | {

@@ -71,17 +71,20 @@ def estimate(
     *,
     callbacks: Sequence[Callback] = (),
     catalog: Catalog | None = None,
+    resumed: bool = False,
 ) -> Estimate:
     """Expected steps, seconds and bytes of a run: its first steps are taken on its own data, and forgotten.
 
-    Raises `ResiduumError` where the run could not begin either.
+    `resumed` is for a run that goes on, which has the weights that it began from in its state. Raises `ResiduumError`
+    where the run could not begin either.
     """
     execution = execution or Execution()
     device = pick_device(execution.device)
     catalog = catalog or scan(recipe.data.path)
     check_fit(recipe, catalog)
     precision, why = precision_for(recipe, catalog, device)
-    recipe, weights = read_start(recipe.replace(precision=precision))
+    recipe = recipe.replace(precision=precision)
+    recipe, weights = (recipe, None) if resumed else read_start(recipe)
     with generators_kept(device):
         job = prepare(recipe, execution, catalog, device, callbacks, weights)
         told, memory = facts(job, why), _memory(job)

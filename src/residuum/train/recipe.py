@@ -241,6 +241,19 @@ class Recipe:
             )
         if schedule.min_lr > self.optimizer.lr:
             raise ConfigError(f"schedule.min_lr is {schedule.min_lr:g}, above optimizer.lr, {self.optimizer.lr:g}")
+        if schedule.name == "step":
+            self._check_milestones()
+
+    def _check_milestones(self) -> None:
+        given = self.schedule.milestones
+        epochs = [place if place >= 1 else place * self.epochs for place in given]
+        if epochs != sorted(set(epochs)):
+            raise ConfigError(f"schedule.milestones is {quoted(given)}; each must come after the one before it")
+        if epochs and epochs[-1] >= self.epochs:
+            raise ConfigError(
+                f"schedule.milestones has {counted(given[-1], 'epoch')} but the run has {self.epochs}; give shares "
+                "below 1, or more epochs"
+            )
 
     def _check_finetune(self) -> None:
         settings, stages = self.finetune, len(self.model.depths)

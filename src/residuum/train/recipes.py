@@ -319,7 +319,7 @@ RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
 
 def named_recipe(name: str) -> NamedRecipe:
     """The recipe of that name; raises `ConfigError` with the nearest ones where there is none."""
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         hint = nearest(str(name), RECIPES) or f"; there are {', '.join(RECIPES)}"
         raise ConfigError(f"{quoted(name)} is neither a named recipe nor a recipe file{hint}")
     return RECIPES[name]
