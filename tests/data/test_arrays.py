@@ -100,6 +100,9 @@ def test_other_pixels_are_another_digest(tmp_path):
         ({"images": pixels(8, 9, 9), "labels": np.zeros(8, int)}, "has 1 class to train with"),
         ({"images": pixels(8, 9, 9), "labels": np.arange(8), "classes": np.array(["a"])}, "are no number of a class"),
         ({"images": pixels(8, 9, 9), "labels": np.arange(8), "x": np.array([{}], object)}, "x holds objects of Python"),
+        ({"images": pixels(6, 9, 9), "labels": np.arange(6) % 3, "classes": np.array([*"aab"])}, "the class 'a' twice"),
+        ({"train_images": pixels(4, 9, 9), "train_labels": np.eye(4, 3, dtype=int), "test_images": pixels(3, 9, 9),
+          "test_labels": np.arange(3)}, r"labels \(N,\) in one split and \(N, classes\) in another, train and test"),
         ({"images": np.asfortranarray(pixels(8, 9, 9)), "labels": np.arange(8)}, "images is stored column by column"),
     ],
 )  # fmt: skip

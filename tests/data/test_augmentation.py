@@ -210,6 +210,18 @@ def test_what_a_shift_brings_in_can_be_the_image_mirrored_at_its_edge():
         assert any(torch.equal(made, window) for window in windows)
 
 
+def test_a_mirrored_border_may_be_wider_than_images_that_are_scaled_up():
+    images, preprocessing = pixels(6, 8, 9, 3), look((32, 36), crop=0.0)
+    augmentation = Augmentation(pad=16, border="reflect")
+    draws = draw(augmentation, 6, (32, 36), 1)
+    made = MemoryTransform(images, preprocessing, augmentation, CPU)(torch.arange(6), draws)
+    whole = evaluation_transform(preprocessing)(images.permute(0, 3, 1, 2))
+    around = torch.nn.functional.pad(whole.float(), (16,) * 4, mode="reflect").byte()
+    places = draws.shift.T.tolist()
+    expected = [image[:, y : y + 32, x : x + 36] for image, (y, x) in zip(around, places, strict=True)]
+    assert torch.equal(made, torch.stack(expected))
+
+
 def test_a_square_is_cut_out_around_a_random_pixel_in_both_back_ends():
     images, preprocessing = torch.full((200, 12, 12, 3), 7, dtype=torch.uint8), look((12, 12))
     augmentation = Augmentation(cutout=4)

@@ -82,6 +82,12 @@ def test_a_bad_image_stops_packing_or_is_left_out_and_said(root, tmp_path):
     assert len(scan(tmp_path / "a.packed").files["train"]) == 8
 
 
+@pytest.mark.parametrize("ending", [".tar", ".csv", ".npz", ".parquet"])
+def test_a_packed_file_is_known_by_what_is_in_it(root, tmp_path, ending):
+    pack(root, tmp_path / f"a{ending}")
+    assert scan(tmp_path / f"a{ending}").digest == scan(root).digest
+
+
 def test_what_is_there_is_never_written_over(root, tmp_path):
     (tmp_path / "a.packed").write_text("mine")
     with pytest.raises(DataError, match="exists already"):

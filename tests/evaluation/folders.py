@@ -3,6 +3,7 @@
 import json
 import struct
 
+from residuum.evaluation.runs import weights_digest
 from residuum.train.environment import FILE
 from residuum.train.recipe import Recipe
 from residuum.train.run import DataRecord
@@ -40,12 +41,13 @@ def make_run(
     return path
 
 
-def evaluated(run, rights, *, split="val", name="evaluation"):
+def evaluated(run, rights, *, split="val", name="evaluation", **more):
     """What `residuum evaluate` leaves, as far as a comparison reads it."""
     folder = run / name
     folder.mkdir()
-    data = json.loads(json.dumps("digits"))
-    (folder / "evaluation.json").write_text(json.dumps({"split": split, "data": data}))
+    about = {"split": split, "data": "digits", "mirrored": False}
+    about |= {"weights_sha256": weights_digest(run / "weights.safetensors")} | more
+    (folder / "evaluation.json").write_text(json.dumps(about))
     lines = ["image,label,class1,probability1,loss"]
     lines += [f"{i},cat,{'cat' if right else 'dog'},0.9,0.1" for i, right in enumerate(rights)]
     (folder / "predictions.csv").write_text("\n".join(lines) + "\n")

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,14 +14,17 @@ from PIL import Image
 from tests.data.kinds import as_kind
 
 import residuum
+from residuum.data.preparing import evaluation_transform, normalise
 from residuum.data.settings import DataSettings
-from residuum.data.sources import Split
+from residuum.data.sources import Split, read_image
 from residuum.errors import DataError
+from residuum.evaluation.command import Request, data_settings
 from residuum.evaluation.counts import count
 from residuum.evaluation.evaluate import How, Subject, evaluate, relabelled
-from residuum.evaluation.predictions import joined, look
+from residuum.evaluation.predictions import _mean_of_each, _mean_of_shares, joined, look
 from residuum.inference.answering import answering
 from residuum.preprocessing import Preprocessing
+from residuum.train import Recipe, fit
 
 CLASSES = ("blue", "green", "red")
 NET = {"depths": (1, 1), "widths": (8, 8), "stem": "conv3", "stem_pool": "none", "stem_width": 8, "block": "basic"}
@@ -97,6 +101,67 @@ def test_a_mirrored_view_takes_the_mean_of_both_probabilities(network):
     ]
     both, plain, mirror = (torch.from_numpy(s.logits).softmax(1) for s in shards)
     assert torch.allclose(both, (plain + mirror) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_mirrored_view_of_answers_that_are_sure_is_finite(several):
+    one, other = torch.tensor([[800.0, -800.0, 3.0]]).double(), torch.tensor([[900.0, -20.0, -800.0]]).double()
+    if several:
+        assert torch.equal(_mean_of_each(one, other).isfinite(), torch.ones(1, 3, dtype=torch.bool))
+        small = torch.tensor([[1.0, -2.0]]).double(), torch.tensor([[-0.5, 3.0]]).double()
+        torch.testing.assert_close(_mean_of_each(*small).sigmoid(), (small[0].sigmoid() + small[1].sigmoid()) / 2)
+    else:
+        assert _mean_of_shares(one, other).isfinite().all()
+        small = torch.tensor([[1.0, -2.0]]).double(), torch.tensor([[-0.5, 3.0]]).double()
+        torch.testing.assert_close(_mean_of_shares(*small).softmax(1), (small[0].softmax(1) + small[1].softmax(1)) / 2)
+
+
+def test_a_runs_own_data_is_split_as_it_was_however_it_is_named(image_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = image_folder(side=16, train=20, test=0, test_name="train2").rename(tmp_path / "pets")
+    shutil.rmtree(root / "train2")
+    fields = {"epochs": 1, "batch_size": 8, "model.width": 0.0625, "data.holdout": 0.3}
+    run = fit(Recipe.default("pets").replace(fields), out=tmp_path / "run", callbacks=[]).path
+    request = Request(str(run), None, None, None, None, False, None)
+    own = data_settings(request)
+    assert own.holdout == 0.3
+    shutil.copytree(root, tmp_path / "copy")
+    for name in ("pets", "./pets", str(root), "copy"):
+        assert replace(data_settings(replace(request, data=name)), path=own.path) == own
+    shutil.copy(root / "train" / "red" / "0.png", tmp_path / "copy" / "train" / "red" / "new.png")
+    assert data_settings(replace(request, data="copy")).holdout == 0.0
+    assert data_settings(replace(request, data="copy", holdout=0.2)).holdout == 0.2
+
+
+def test_images_left_out_when_the_data_was_opened_are_said_too(command, image_folder, weights, tmp_path):
+    root = image_folder(side=16)
+    (root / "test" / "red" / "1.png").write_bytes(b"no image")
+    (root / "train" / "red" / "1.png").write_bytes(b"no image")
+    result = command("evaluate", weights, "--data", root, "--skip-bad-images", "--out", tmp_path / "out")
+    assert result.code == 0, result.err
+    (said,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["skipped"]
+    assert "test/red/1.png" in said
+    assert "test/red/1.png" in result.out
+    assert "train/red/1.png" not in result.out
+
+
+def test_images_of_other_sizes_than_the_first_are_read_in_their_own(command, image_folder, network, tmp_path):
+    root = image_folder(side=8)
+    for file in (root / "test").rglob("*.png"):
+        Image.open(file).resize((60, 40)).save(file)
+    residuum.save(network, tmp_path / "net.safetensors")
+    evaluated = command(
+        "evaluate", tmp_path / "net.safetensors", "--data", root, "--out", tmp_path / "out", "--precision", "fp32"
+    )
+    assert evaluated.code == 0, evaluated.err
+    rows = {line["image"]: line for line in csv.DictReader((tmp_path / "out" / "predictions.csv").open())}
+    for name, row in rows.items():
+        image = read_image(str(root / name) if not name.startswith("/") else name, 3)
+        with torch.no_grad():
+            best = network(
+                normalise(evaluation_transform(network.preprocessing)(image)[None], network.preprocessing)
+            ).softmax(1)
+        assert float(row["probability1"]) == pytest.approx(best.max().item(), abs=1e-4)
 
 
 def test_labels_go_by_name_and_a_class_that_is_not_known_is_refused():

@@ -125,6 +125,16 @@ def test_predictions_of_another_split_or_of_other_images_are_not_taken(runs):
     assert compare([one, two]).groups[1].difference.over == "1 pair"
 
 
+@pytest.mark.parametrize("more", [{"mirrored": True}, {"weights_sha256": "0"}, {"weights_sha256": None}])
+def test_predictions_of_other_weights_or_of_mirrored_images_are_not_taken(runs, more):
+    one, two = runs(a={}, b={"optimizer.lr": 0.2})
+    evaluated(one, [True] * 50 + [False] * 50)
+    evaluated(two, [True] * 90 + [False] * 10)
+    evaluated(two, [False] * 100, name="newer", **more)
+    gap = compare([one, two]).groups[1].difference
+    assert (gap.over, gap.value) == ("100 images", 0.4)
+
+
 @pytest.mark.parametrize("name", ["recipe.toml", "data.json", "metrics.jsonl", "environment.json"])
 def test_files_that_cannot_be_read_are_named(runs, name):
     (path,) = runs(a={})

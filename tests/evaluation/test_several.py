@@ -82,6 +82,17 @@ def test_the_usual_recipe_asks_for_each_class_apart_and_cross_entropy_is_refused
     assert "loss.name is ce" in refused("train", "--data", data, "--loss.name", "ce")
 
 
+def test_answers_for_one_class_and_for_several_are_told_apart(run, data, command, refused, image_folder, tmp_path):
+    folder = image_folder(side=16)
+    assert "answers for images of several classes, but those of" in refused("evaluate", run.path, "--data", folder)
+    single = residuum.load(run.path)
+    single.several_classes = False
+    residuum.save(single, tmp_path / "single.safetensors")
+    result = command("evaluate", tmp_path / "single.safetensors", "--data", data, "--out", tmp_path / "out")
+    assert result.code == 0
+    assert "here each class is taken by itself, by the sigmoid" in " ".join(result.out.split())
+
+
 @pytest.mark.slow
 def test_training_learns_which_classes_there_are(run, data, command, tmp_path):
     result = command("evaluate", run.path, "--out", tmp_path / "out")

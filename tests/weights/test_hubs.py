@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from tests.networks import scramble
 
 from residuum import ResNetConfig, WeightsError, create, from_pretrained, load, load_weights
+from residuum.data.preparing import evaluation_transform
 from residuum.errors import MissingExtraError
 from residuum.files import cache_folder
 from residuum.preprocessing import Preprocessing
@@ -223,6 +224,19 @@ def test_timms_labels_preprocessing_and_architecture_travel_with_its_weights(hub
     assert model.config.antialias == "blur"
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(model(x), blurred.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("side", "share", "scaled"), [(224, 0.95, 235), (224, 0.875, 256), (160, 0.95, 168), (96, 1.0, 96)]
+)
+def test_images_are_scaled_to_the_side_that_timm_rounds_down_to(hub, tmp_path, side, share, scaled):
+    notes = TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | {"input_size": [3, side, side], "crop_pct": share}}
+    hub.add("timm/resnet18.mine", network(CONFIG).state_dict(), tmp_path, config=notes | {"architecture": "resnet18"})
+    look = load("timm:resnet18.mine").preprocessing
+    assert int(side / share) == scaled == round(side / look.crop)
+    image = torch.randint(0, 256, (3, scaled, 2 * scaled), dtype=torch.uint8)
+    top, left = round((scaled - side) / 2), round((2 * scaled - side) / 2)
+    assert torch.equal(evaluation_transform(look)(image), image[:, top : top + side, left : left + side])
 
 
 def test_a_thousand_classes_of_timm_are_imagenets_where_its_tag_says_so(hub, tmp_path):

@@ -60,9 +60,9 @@ def scan_arrays(path: str) -> Catalog:
             pairs = _pairs(path, arrays)
             stamp = ",".join(f"{entry.filename}={entry.CRC:08x}" for entry in archive.infolist())
             names = _class_names(archive, arrays)
-            found, several = [], False
+            found, kinds = [], {}
             for split, (images, labels) in pairs.items():
-                rows, several = _rows(path, archive, split, images, labels, names)
+                rows, kinds[split] = _rows(path, archive, split, images, labels, names)
                 found += rows
     except DataError:
         raise
@@ -70,6 +70,13 @@ def scan_arrays(path: str) -> Catalog:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         raise DataError(f"{quoted(path, 200)} cannot be read as arrays of numpy: {reason}") from None
     images, labels = pairs["train"]
+    several = kinds["train"]
+    other = next((split for split, kind in kinds.items() if kind != several), None)
+    if other is not None:
+        raise DataError(
+            f"{quoted(path, 200)} has labels (N,) in one split and (N, classes) in another, train and {other}; "
+            "let both be of one kind"
+        )
     classes = names or tuple(
         map(str, range(labels.shape[1]))
         if several

@@ -206,8 +206,10 @@ class MemoryTransform:
         edge = border(preprocessing)
         self.colour = None if augmentation.border == "reflect" else edge
         height, width = self.own
+        # Images that are smaller than their mirrored border are only trained on scaled up, and surrounded then.
+        self.held = 0 if self.colour is None and self.around >= min(self.own) else self.around
         if self.colour is None:
-            padded = _surrounded(images.permute(0, 3, 1, 2), self.around, None).permute(0, 2, 3, 1)
+            padded = _surrounded(images.permute(0, 3, 1, 2), self.held, None).permute(0, 2, 3, 1)
         else:  # a copy at a time: these images are all there are
             padded = edge.expand(len(images), height + 2 * self.around, width + 2 * self.around, -1).clone()
             padded[:, self.around : self.around + height, self.around : self.around + width] = images
@@ -238,8 +240,8 @@ class MemoryTransform:
         if size == self.own:
             # One gather takes crop and mirror together and leaves channels last in memory.
             return self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        (height, width), around = self.own, self.around
-        images = self.images[index, around : around + height, around : around + width].permute(0, 3, 1, 2)
+        (height, width), around, held = self.own, self.around, self.held
+        images = self.images[index, held : held + height, held : held + width].permute(0, 3, 1, 2)
         images = EvaluationTransform(dataclasses.replace(self.preprocessing, image_size=size))(images)
         images = _surrounded(images, around, self.colour) if around else images
         numbers = torch.arange(len(index), device=index.device)[:, None, None]

@@ -83,6 +83,8 @@ def _scan_inside(root: str) -> Catalog:
 
 
 def _scan_file(root: str) -> Catalog:
+    if is_packed(root):  # whatever its name ends with
+        return scan_packed(root)
     ending = os.path.splitext(root)[1].lower()  # noqa: PTH122
     if ending in LISTS:
         return scan_list(root)
@@ -92,8 +94,6 @@ def _scan_file(root: str) -> Catalog:
         return scan_arrays(root)
     if ending == ".parquet":
         return scan_parquet(root, [root])
-    if is_packed(root):
-        return scan_packed(root)
     refuse_compressed(root)
     raise DataError(f"{quoted(root, 200)} is a file, but not {_KINDS}; give one, or a folder with a folder a class")
 

@@ -7,6 +7,7 @@ which they lie: the same order, the same images held out for validation, the sam
 import contextlib
 import hashlib
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,6 +211,9 @@ def sort_out(
             f"{quoted(name, 200)} has {len(names)} class{'es' * (len(names) != 1)} to train with; a classifier needs "
             "at least two"
         )
+    twice = next((label for label, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{quoted(name, 200)} lists the class {quoted(twice, 40)} twice; give each a name of its own")
     place = {label: i for i, label in enumerate(names)}
     for split, listed in rows.items():
         unknown = sorted({label for row in listed for label in row.labels} - place.keys())

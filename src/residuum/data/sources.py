@@ -1,7 +1,7 @@
 """Where images come from: the digits in the package, torchvision's datasets, and what a catalog lists."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
@@ -54,8 +54,8 @@ class Split:
 class Dataset:
     """A dataset ready for loaders.
 
-    `val` and `test` may be missing. `skipped` says of each file that could not be decoded and was left out why.
-    `digest` is the catalog's.
+    `val` and `test` may be missing. `skipped` says of each file of a split that could not be decoded and was left out
+    why. `digest` is the catalog's.
     """
 
     classes: tuple[str, ...]
@@ -63,7 +63,7 @@ class Dataset:
     val: Split | None
     test: Split | None
     preprocessing: Preprocessing
-    skipped: tuple[str, ...]
+    skipped: Mapping[str, tuple[str, ...]]
     digest: str
 
 
@@ -92,9 +92,10 @@ def open_dataset(
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
     size, crop = settings.image_size or catalog.image_size, CROP if settings.crop is None else settings.crop
     preprocessing = _as_told(Preprocessing(channels, size, mean, std, crop, settings.interpolation), settings)
-    skipped: list[str] = []
+    skipped: dict[str, tuple[str, ...]] = {}
     if "val" in splits:  # it is read for the first time after a whole epoch: what can be known before, is
-        splits["val"] = _readable(splits["val"], settings.skip_bad_images, skipped)
+        splits["val"], left_out = _readable(splits["val"], settings.skip_bad_images)
+        skipped = {"val": left_out} if left_out else {}
     listed = {name: _listed(split, catalog) for name, split in splits.items()}
     return Dataset(
         catalog.classes,
@@ -102,7 +103,7 @@ def open_dataset(
         listed.get("val"),
         listed.get("test"),
         preprocessing,
-        tuple(skipped),
+        skipped,
         catalog.digest,
     )
 
@@ -154,7 +155,7 @@ def _open_named(catalog: Catalog, settings: DataSettings, channels: int, cache: 
     if scaled is not None:
         more: Any = {"image_size": scaled, "crop": settings.crop or 0.0, "interpolation": settings.interpolation}
         look = dataclasses.replace(look, **more)
-    return Dataset(classes, train, val, test, look, (), catalog.digest)
+    return Dataset(classes, train, val, test, look, {}, catalog.digest)
 
 
 def _digits() -> tuple[Split, Split]:
@@ -225,8 +226,8 @@ def _labels(listed: Files, catalog: Catalog) -> Tensor:
     return targets
 
 
-def _readable(listed: Files, skip_bad_images: bool, skipped: list[str]) -> Files:
-    """The files whose headers say that they are images."""
+def _readable(listed: Files, skip_bad_images: bool) -> tuple[Files, tuple[str, ...]]:
+    """The files whose headers say that they are images, and what is wrong with the others."""
 
     def problem(file: tuple[Place, Label]) -> str | None:
         try:
@@ -240,11 +241,10 @@ def _readable(listed: Files, skip_bad_images: bool, skipped: list[str]) -> Files
     found = [text for text in problems if text is not None]
     if found and not skip_bad_images:
         raise DataError(f"{found[0]}; remove or mend it, or leave it out by --skip-bad-images")
-    skipped += found
     good = tuple(file for file, text in zip(listed, problems, strict=True) if text is None)
     if not good:
         raise DataError(f"no image of the validation split can be decoded, first: {found[0]}")
-    return good
+    return good, tuple(found)
 
 
 def _open_small(
@@ -261,6 +261,7 @@ def _open_small(
     good = torch.ones(len(listed), dtype=torch.bool)
     good[list(bad)] = False
     made: dict[str, Split] = {}
+    skipped: dict[str, tuple[str, ...]] = {}
     begin = 0
     for name, files_of_split in splits.items():
         end = begin + len(files_of_split)
@@ -270,8 +271,9 @@ def _open_small(
             raise DataError(
                 f"of the {name} images {len(made[name])} can be decoded and that is too few, first: {bad[min(bad)]}"
             )
+        if left_out := tuple(bad[index] for index in sorted(bad) if begin <= index < end):
+            skipped[name] = left_out
         begin = end
-    skipped = tuple(bad[index] for index in sorted(bad))
     return Dataset(
         catalog.classes,
         made["train"],

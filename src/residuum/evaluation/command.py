@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
+from residuum.data.catalog import Catalog, scan
 from residuum.data.settings import DataSettings
 from residuum.data.sources import Split, evaluation_transform, read_image
-from residuum.errors import ConfigError, DataError, quoted
+from residuum.errors import ConfigError, DataError, RunError, quoted
 from residuum.evaluation.counts import count, pair
 from residuum.evaluation.evaluate import How, evaluate
 from residuum.evaluation.predictions import Predictions, names, processes
@@ -22,6 +23,7 @@ from residuum.evaluation.several import count_several, print_several, write_seve
 from residuum.files import cache_folder, new_folder, read_text
 from residuum.preprocessing import Preprocessing
 from residuum.report.tables import print_table
+from residuum.train.run import Run
 from residuum.validation import parse_toml
 from residuum.weights.hubs import is_reference
 from residuum.weights.reading import file_of
@@ -94,16 +96,31 @@ def data_settings(request: Request) -> DataSettings:
     settings = None
     with contextlib.suppress(ValueError, KeyError, TypeError):
         settings = settings_of_run(request.source)
-    if settings is None or (request.data is not None and request.data != settings.path):
-        if request.data is None:
-            if not is_reference(request.source):
-                file_of(Path(request.source))  # a file that is not there is what is wrong first
-            raise ConfigError(f"{quoted(request.source, 200)} is no run, which would say its data; give --data")
-        settings = DataSettings(path=request.data)
+    if settings is None and request.data is None:
+        if not is_reference(request.source):
+            file_of(Path(request.source))  # a file that is not there is what is wrong first
+        raise ConfigError(f"{quoted(request.source, 200)} is no run, which would say its data; give --data")
+    if request.data is not None:
+        if settings is not None and _is_data_of(request.source, settings, scan(request.data)):
+            settings = replace(settings, path=request.data)
+        else:  # nothing of it has been held out of a training
+            settings = DataSettings(path=request.data, holdout=0.0)
+    assert settings is not None
     if request.holdout is not None:
         settings = replace(settings, holdout=request.holdout)
     skip = request.skip_bad_images or settings.skip_bad_images
     return replace(settings, image_size=request.image_size, skip_bad_images=skip)
+
+
+def _is_data_of(source: str, settings: DataSettings, catalog: Catalog) -> bool:
+    """Whether data is what a run was trained on, wherever it lies now and however its place is spelled."""
+    if catalog.location == settings.path:
+        return True
+    path = Path(source)
+    try:
+        return Run(path.parent if path.is_file() else path).data().digest == catalog.digest
+    except RunError:
+        return False
 
 
 def settings_of_run(source: str | Path) -> DataSettings:

@@ -14,6 +14,7 @@ from residuum.data.sources import Dataset, Split, open_dataset
 from residuum.devices import pick_device, set_up
 from residuum.errors import DataError, WeightsError, nearest, quoted
 from residuum.evaluation.predictions import Predictions, gathered, joined, look
+from residuum.evaluation.runs import weights_digest
 from residuum.inference.answering import answering
 from residuum.preprocessing import Preprocessing
 from residuum.runtimes.exported import Runtime
@@ -71,9 +72,16 @@ def evaluate(
     preprocessing = network.preprocessing
     catalog = scan(settings.path)
     # How images are looked at is the network's to say, so that small ones are all the same held as they are.
-    plain = replace(settings, image_size=None, crop=None, interpolation="bilinear", mean=None, std=None)
+    # Where the network wants another size, each is read in its own.
+    held = not any(catalog.files.values()) or catalog.image_size == preprocessing.image_size
+    size = None if held else preprocessing.image_size
+    plain = replace(settings, image_size=size, crop=None, interpolation="bilinear", mean=None, std=None)
     dataset = open_dataset(catalog, plain, channels=preprocessing.channels, cache=cache, say=say)
     subject = chosen_split(catalog, dataset, how.split)
+    if network.several_classes and not catalog.several:
+        raise DataError(
+            f"{network.what} answers for images of several classes, but those of {quoted(catalog.name, 200)} are of one"
+        )
     classes = network.classes or (subject.classes if len(subject.classes) == network.outputs else None)
     if classes is None:
         raise WeightsError(
@@ -99,10 +107,22 @@ def evaluate(
     about += f"{', each with its mirror image' if how.mirrored else ''}, in {network.runs_in}."
     if not network.classes:
         about += " The weights do not name their classes: they are taken to be the data's, in order."
+    if catalog.several and not network.several_classes:
+        about += " The weights answer for images of one class: here each class is taken by itself, by the sigmoid."
     shards = gathered(shard, world)
-    found = joined(shards, labelled, classes, source=str(source), data=str(settings.path), about=about)
-    found = replace(found, split=subject.name, images_per_second=len(found.images) / seconds)
+    found = joined(shards, labelled, classes, source=str(source), data=catalog.location, about=about)
+    found = replace(
+        found, split=subject.name, images_per_second=len(found.images) / seconds, mirrored=how.mirrored,
+        skipped=(*dataset.skipped.get(subject.name, ()), *found.skipped),
+        weights=_weights_digest(Path(source)),
+    )  # fmt: skip
     return found, Subject(subject.name, classes, labelled), preprocessing
+
+
+def _weights_digest(source: Path) -> str:
+    """That of a run, or of a file as runs have it; empty for others, with which no run is compared."""
+    file = source / "weights.safetensors" if source.is_dir() else source
+    return weights_digest(file) if file.suffix == ".safetensors" else ""
 
 
 def chosen_split(catalog: Catalog, dataset: Dataset, wanted: SplitName) -> Subject:
@@ -123,6 +143,11 @@ def relabelled(subject: Subject, classes: tuple[str, ...]) -> torch.Tensor:
     Raises `DataError` where a class is not the network's.
     """
     place = {name: i for i, name in enumerate(classes)}
+    twice = next((name for name in subject.classes if classes.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"the network has {classes.count(twice)} classes called {quoted(twice, 40)}; which is not known"
+        )
     missing = [name for name in subject.classes if name not in place]
     if not missing:
         return torch.tensor([place[name] for name in subject.classes])

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ class Predictions:
     losses: Floats
     skipped: tuple[str, ...] = ()  # why each image that could not be decoded was left out
     split: str = ""  # train, val or test
+    weights: str = ""  # SHA-256 of the weights file; none for a reference
+    mirrored: bool = False  # whether each image was looked at with its mirror image
     images_per_second: float = float("nan")  # reading them included
 
     @property
@@ -96,15 +99,24 @@ def look(
         if mirrored:
             turned = images.flip(3) if isinstance(images, Tensor) else [image.flip(2) for image in images]
             other = network(turned).double()
-            if split.labels.ndim == 2:
-                out = ((out.sigmoid() + other.sigmoid()) / 2).logit()
-            else:
-                out = ((out.softmax(1) + other.softmax(1)) / 2).log()
+            mean = _mean_of_each if split.labels.ndim == 2 else _mean_of_shares
+            out = mean(out, other)
         found.append(out.cpu())
         seen += chosen
         count(len(chosen))
     values = torch.cat(found).numpy() if found else np.zeros((0, 0))
     return Shard(np.array(seen, np.int64), values, tuple(skipped))
+
+
+def _mean_of_shares(one: Tensor, other: Tensor) -> Tensor:
+    """Logits whose softmax is the mean of two softmaxes, finite where theirs are."""
+    return torch.logaddexp(one.log_softmax(1), other.log_softmax(1)) - math.log(2)
+
+
+def _mean_of_each(one: Tensor, other: Tensor) -> Tensor:
+    """Logits whose sigmoid is the mean of two sigmoids, finite where theirs are."""
+    yes, no = (torch.logaddexp(F.logsigmoid(s * one), F.logsigmoid(s * other)) for s in (1, -1))
+    return yes - no
 
 
 def _batches(

@@ -165,6 +165,8 @@ def summary(found: Predictions, counts: Counts) -> dict[str, Any]:
         "network": found.source,
         "data": found.data,
         "split": found.split,
+        "weights_sha256": found.weights or None,
+        "mirrored": found.mirrored,
         "about": found.about,
         "skipped": list(found.skipped),
         "images_per_second": plain(found.images_per_second),

@@ -309,11 +309,11 @@ def _paired_images(first: Finished, second: Finished, split: str) -> Paired | No
 
 def _predictions(run: Finished, split: str) -> dict[str, bool] | None:
     """Image to whether it is predicted right, of the newest evaluation of a run's last weights within its folder."""
+    wanted = {"split": split, "data": run.recipe.data.path, "mirrored": False, "weights_sha256": run.weights}
     for file in sorted(run.path.glob("*/evaluation.json"), key=lambda file: file.stat().st_mtime, reverse=True):
         try:
             about = json.loads(file.read_text(encoding="utf-8"))
-            old = file.stat().st_mtime < (run.path / "weights.safetensors").stat().st_mtime
-            if old or (about.get("split"), about.get("data")) != (split, run.recipe.data.path):
+            if any(about.get(name) != value for name, value in wanted.items()):
                 continue
             with (file.parent / "predictions.csv").open(encoding="utf-8", newline="") as lines:
                 return {row["image"]: row["label"] == row["class1"] for row in csv.DictReader(lines)}

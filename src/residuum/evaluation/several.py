@@ -185,7 +185,11 @@ def _summary(found: Predictions, counts: SeveralCounts) -> dict[str, Any]:
     return {
         "network": found.source,
         "data": found.data,
+        "split": found.split,
+        "weights_sha256": found.weights or None,
+        "mirrored": found.mirrored,
         "about": found.about,
+        "skipped": list(found.skipped),
         "threshold": THRESHOLD,
         "mean_average_precision": plain(counts.mean_average_precision),
         "micro_f1": plain(counts.micro_f1),

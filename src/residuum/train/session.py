@@ -559,7 +559,7 @@ def _begin(job: Job, run: Run, why: str, callbacks: Sequence[Callback]) -> None:
         within = f"step {progress.step} of {len(job.train)} in epoch {progress.epoch + 1}"
         lines["resumed"] = f"after {within if progress.step else f'epoch {progress.epoch}'} of {recipe.epochs}"
     for callback in callbacks:
-        for image in dataset.skipped:
+        for image in itertools.chain(*dataset.skipped.values()):
             callback.say("left out", image)
         callback.begin(Beginning(recipe.epochs, len(job.train), progress.epoch, progress.step, lines))
 

@@ -102,7 +102,7 @@ def _timm(values: dict[str, Any], repository: str) -> Said:
     if classes is None and count == IMAGENET and "in1k" in tag:
         classes = imagenet_classes()
     size = given.get("input_size", (3, 224, 224))
-    crop = 0.0 if given.get("crop_mode") == "squash" else given.get("crop_pct", 0.875)
+    crop = 0.0 if given.get("crop_mode") == "squash" else _rounded_down(size, given.get("crop_pct", 0.875))
     preprocessing = _preprocessing(size, given.get("mean"), given.get("std"), crop, given.get("interpolation"))
     return Said(of_architecture(values.get("architecture")), classes, preprocessing)
 
@@ -131,7 +131,7 @@ def _of_processor(values: dict[str, Any]) -> Preprocessing | None:
     else:
         height = width = size["shortest_edge"]
         if "crop_pct" in values and height < 384:  # above, that library's ConvNext and ResNet stretch
-            crop = values["crop_pct"]
+            crop = _rounded_down((height,), values["crop_pct"])
         elif "crop_pct" not in values:
             inner = values.get("crop_size", height)
             inner = inner if isinstance(inner, dict) else {"height": inner, "width": inner}
@@ -145,6 +145,16 @@ def _of_processor(values: dict[str, Any]) -> Preprocessing | None:
         return None  # values from 0 to 255
     interpolation = _PILLOW.get(values.get("resample", 3))
     return _preprocessing((len(mean or ()), height, width), mean, std, crop, interpolation)
+
+
+def _rounded_down(size: Any, crop: Any) -> Any:
+    """The share of a crop whose scaled side, which we round to the nearest, is that of a library that rounds down."""
+    try:
+        shorter = min(size[-2:])
+        down = int(shorter / crop)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):  # which the preprocessing will refuse
+        return crop
+    return crop if round(shorter / crop) == down else shorter / down
 
 
 def _preprocessing(size: Any, mean: Any, std: Any, crop: Any, interpolation: object) -> Preprocessing | None:
