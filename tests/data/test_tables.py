@@ -49,6 +49,13 @@ def test_a_saved_dataset_keeps_its_classes_in_their_order_and_its_pixels(hf, tmp
         assert np.array_equal(first_pixels(place), np.asarray(Image.open(io.BytesIO(png(row)))))
 
 
+def test_a_column_called_label_goes_before_another_of_classes(hf, tmp_path):
+    values, feature = ["left", "right"] * 3, hf.ClassLabel(names=["left", "right"])
+    data = made(hf, label=(["cat", "dog", "cat"] * 2, hf.Value("string")), camera=(values, feature))
+    data.save_to_disk(tmp_path / "a")
+    assert scan(tmp_path / "a").classes == ("cat", "dog")
+
+
 def test_rows_of_several_files_and_of_a_selection_stay_in_their_order(hf, tmp_path):
     made(hf, 9).select([8, 2, 5, 0, 1, 4]).save_to_disk(tmp_path / "a", num_shards=3)
     found = scan(tmp_path / "a")

@@ -114,6 +114,12 @@ def test_an_image_with_no_label_beside_it_is_refused(tmp_path):
         scan(shard(tmp_path / "c.tar", [], {"1.cls": "0"}))
 
 
+def test_a_sample_of_two_images_and_one_label_is_refused(tmp_path):
+    path = shard(tmp_path / "a.tar", ["1.png", "1.mask.png", "2.png"], {"1.cls": "0", "2.cls": "1"})
+    with pytest.raises(DataError, match=r"a sample of .* has two images, '1.png' and '1.mask.png', and its label"):
+        scan(path)
+
+
 def test_what_is_no_file_is_never_followed_and_the_rest_is_counted(tmp_path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:

@@ -145,6 +145,14 @@ def test_images_left_out_when_the_data_was_opened_are_said_too(command, image_fo
     assert "train/red/1.png" not in result.out
 
 
+@pytest.mark.parametrize("side", [16, 80])
+def test_predictions_name_the_files_that_they_are_of(command, image_folder, weights, tmp_path, side):
+    root = image_folder(side=side)
+    assert command("evaluate", weights, "--data", root, "--out", tmp_path / "out").code == 0
+    named = {line["image"]: line["label"] for line in csv.DictReader((tmp_path / "out" / "predictions.csv").open())}
+    assert named == {str(file): file.parent.name for file in (root / "test").rglob("*.png")}
+
+
 def test_images_of_other_sizes_than_the_first_are_read_in_their_own(command, image_folder, network, tmp_path):
     root = image_folder(side=8)
     for file in (root / "test").rglob("*.png"):

@@ -1,6 +1,7 @@
 """Where images come from: the digits in the package, torchvision's datasets, and what a catalog lists."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Split:
     images: Tensor | tuple[Place, ...]
     labels: Tensor
     weights: Tensor | None = None  # (N,): how often images are drawn in training, relative to one another
+    names: tuple[str, ...] | None = None  # of images in memory that came from files
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,10 +46,10 @@ class Split:
     def take(self, chosen: Tensor) -> "Split":
         """The images that a mask (N,) chooses."""
         weights = None if self.weights is None else self.weights[chosen]
+        names = None if self.names is None else tuple(itertools.compress(self.names, chosen.tolist()))
         if isinstance(self.images, Tensor):
-            return Split(self.images[chosen], self.labels[chosen], weights)
-        images = tuple(place for place, out in zip(self.images, chosen.tolist(), strict=True) if out)
-        return Split(images, self.labels[chosen], weights)
+            return Split(self.images[chosen], self.labels[chosen], weights, names)
+        return Split(tuple(itertools.compress(self.images, chosen.tolist())), self.labels[chosen], weights, names)
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,11 @@ def _labels(listed: Files, catalog: Catalog) -> Tensor:
     return targets
 
 
+def name_of(place: Place) -> str:
+    """The path of an image, or what it is called in the file that holds it."""
+    return place if isinstance(place, str) else place.name
+
+
 def _readable(listed: Files, skip_bad_images: bool) -> tuple[Files, tuple[str, ...]]:
     """The files whose headers say that they are images, and what is wrong with the others."""
 
@@ -265,7 +272,8 @@ def _open_small(
     begin = 0
     for name, files_of_split in splits.items():
         end = begin + len(files_of_split)
-        part = Split(whole.images[begin:end], whole.labels[begin:end], _weights(files_of_split, catalog))
+        names = tuple(name_of(place) for place, _ in files_of_split)
+        part = Split(whole.images[begin:end], whole.labels[begin:end], _weights(files_of_split, catalog), names)
         made[name] = part.take(good[begin:end]) if bad else part
         if len(made[name]) < (2 if name == "train" else 1):
             raise DataError(

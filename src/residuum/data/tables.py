@@ -110,10 +110,10 @@ def _columns(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
         return type(inner).__name__ == "ClassLabel"
 
     images = [column for column, feature in features.items() if is_image(feature)]
-    labels = [column for column, feature in features.items() if is_label(feature)] or [
+    labels = [
         column
-        for column in _LABELS
-        if column in features and plain(features[column]).startswith(("int", "uint", "string"))
+        for column, feature in features.items()
+        if is_label(feature) or (column in _LABELS and plain(feature).startswith(("int", "uint", "string")))
     ]
     chosen = []
     for what, columns, known in (("images", images, _IMAGES), ("labels", labels, _LABELS)):

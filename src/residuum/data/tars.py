@@ -175,7 +175,14 @@ def _in_folders(name: str, images: Sequence[Slice], split_of: dict[str, str], le
 def _beside(name: str, shards: dict[str, Shard], images: Sequence[Slice], split_of: dict[str, str]) -> list[Found]:
     """Images with the label that stands beside each."""
     found, missing = [], []
+    first: dict[tuple[str, str], str] = {}
     for place in images:
+        other = first.setdefault((place.file, _key(place.name)), place.name)
+        if other != place.name:
+            raise DataError(
+                f"a sample of {quoted(name, 120)} has two images, {quoted(other, 80)} and {quoted(place.name, 80)}, "
+                "and its label does not say of which; leave one out of the tar"
+            )
         label = _label(shards[place.file].texts, _key(place.name))
         if label is None:
             missing.append(place.name)

@@ -88,7 +88,7 @@ def evaluate(
             f"{network.what} does not say its classes, and its {network.outputs} outputs are not the "
             f"{len(subject.classes)} classes of the data; name them by 'residuum convert ... --classes names.txt'"
         )
-    labelled = Split(subject.split.images, _labels(subject, classes))
+    labelled = Split(subject.split.images, _labels(subject, classes), names=subject.split.names)
     set_up(pick_device(how.device))
     done, start = 0, time.perf_counter()
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from residuum.data.ahead import read_ahead
-from residuum.data.sources import Split, read_image
+from residuum.data.sources import Split, name_of, read_image
 from residuum.errors import DataError, quoted
 from residuum.evaluation.counts import THRESHOLD, Floats, Integers
 from residuum.inference.answering import Answering
@@ -68,10 +68,10 @@ class Shard:
 
 
 def names(split: Split) -> tuple[str, ...]:
-    """A name for each image: its path, or what it is called in the file that holds it; a number for one in memory."""
+    """A name for each image: its path, or what it is called in the file that holds it; a number for one without."""
     if isinstance(split.images, Tensor):
-        return tuple(map(str, range(len(split))))
-    return tuple(place if isinstance(place, str) else place.name for place in split.images)
+        return split.names or tuple(map(str, range(len(split))))
+    return tuple(map(name_of, split.images))
 
 
 def look(
