@@ -1,12 +1,13 @@
 """Files are whole or not there."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from residuum.errors import DataError, RunError
-from residuum.files import new_folder, write_text, write_whole
+from residuum.files import new_folder, read_text, write_text, write_whole
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path):
@@ -112,3 +113,37 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, place):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be made"), new_folder(tmp_path / place, DataError):
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
+def test_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "old.bin").write_text("old")
+    (tmp_path / "a.txt").symlink_to("store/old.bin")
+    (tmp_path / "b.txt").symlink_to("store/new.bin")  # which leads to nothing yet
+    endings = []
+    for name in ("a.txt", "b.txt"):
+        path = tmp_path / name
+        write_whole(path, lambda partial: (endings.append(partial.suffix), partial.write_text("new")), RunError)
+        assert path.is_symlink()
+        assert path.read_text() == "new"
+    assert endings == [".txt", ".txt"]
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["new.bin", "old.bin"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
+@pytest.mark.parametrize("name", ["pipe", "link", "folder"])
+def test_what_is_no_regular_file_is_refused_before_anything_is_written(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match=f"{name}' is no regular file; choose another"):
+        write_whole(tmp_path / name, lambda partial: pytest.fail("something is written"), DataError)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
+    (tmp_path / "a.txt").write_text("first\nsecond\n", encoding="utf-8-sig")
+    assert read_text(tmp_path / "a.txt", DataError) == "first\nsecond\n"

@@ -15,15 +15,17 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[Residuu
     """Let `write` fill a temporary file beside `path`, then move it there in one step.
 
     If anything fails, a file that was there before is untouched and nothing half-written is left. Of several processes
-    that write the same file at once, each writes a whole one and the last stays. What the file system refuses is raised
-    as `error`; torch and safetensors report a full disk as errors of their own.
+    that write the same file at once, each writes a whole one and the last stays. A link stays one: what it leads to is
+    replaced. Raises `error` for a folder, pipe or device, before anything is written, and for what the file system
+    refuses; torch and safetensors report a full disk as errors of their own.
     """
     try:
-        with place_beside(path) as partial:
+        place = replaceable(path, error)
+        with place_beside(place.with_name(path.name)) as partial:  # a link's own ending may tell the format
             write(partial)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
-            partial.replace(path)
+            partial.replace(place)
     except BaseException as failure:
         if isinstance(failure, ResiduumError):
             raise
@@ -31,6 +33,13 @@ def write_whole(path: Path, write: Callable[[Path], object], error: type[Residuu
             reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
             raise error(f"cannot write {path}: {reason}; free space or choose another folder") from failure
         raise
+
+
+def replaceable(path: Path, error: type[ResiduumError]) -> Path:
+    """The place of the file that a path names, which is behind a link; raises `error` for what is no regular file."""
+    if path.exists() and not path.is_file():
+        raise error(f"{quoted(str(path), 200)} is no regular file; choose another")
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def write_text(path: Path, text: str, error: type[ResiduumError]) -> None:
@@ -146,7 +155,7 @@ def read_text(path: Path, error: type[ResiduumError], *, most: int = 2**24) -> s
             content = file.read(most + 1)
         if len(content) > most:
             raise error(f"{quoted(str(path))} has more than {most:,} bytes; a text of this kind has fewer")
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")  # editors of Windows put a mark before the text
     except (OSError, ValueError) as failure:  # a name with a null character, bytes that are no UTF-8
         if isinstance(failure, error):
             raise

@@ -197,6 +197,34 @@ def test_features_without_names_are_of_every_image_or_of_none(command, refused, 
     assert not Path("g.npy").exists()
 
 
+@pytest.mark.parametrize(
+    "words", [("--top", 2), ("--threshold", 0.3), ("--mirrored",), ("--format", "json"), ("--runtime", "onnxruntime"),
+              ("--engine", "inductor")],
+)  # fmt: skip
+def test_what_features_do_not_heed_is_refused(refused, weights, photographs, words):
+    said = refused("predict", weights, "in", "--features", "f.npz", *words)
+    assert f"leave out {words[0]}" in said
+    assert not Path("f.npz").exists()
+
+
+@pytest.mark.parametrize("name", ["f.csv", "f.npz"])
+def test_without_an_image_that_can_be_read_there_is_no_file_of_features(refused, weights, photographs, name):
+    assert "no image could be read" in refused("predict", weights, "in/bad.jpg", "--features", name)
+    assert not Path(name).exists()
+
+
+@pytest.mark.parametrize("words", [(), ("--features", "f.npz")])
+def test_a_network_of_other_channels_than_images_have_is_refused_once(refused, photographs, words):
+    from residuum import Preprocessing, create, save
+
+    preprocessing = Preprocessing(5, (16, 16), (0.5,) * 5, (0.25,) * 5, 0.0)
+    model = create("resnet18", width=0.125, num_classes=2, in_channels=5)
+    save(model, "five.safetensors", classes=("red", "green"), preprocessing=preprocessing)
+    said = refused("predict", "five.safetensors", "in", *words)
+    assert "'five.safetensors' looks at 5 channels, and image files give 1 (grey) or 3 (RGB)" in said
+    assert "bad.jpg" not in said
+
+
 @pytest.mark.slow
 def test_a_list_is_answered_line_by_line_and_a_reader_who_leaves_ends_it_quietly(weights, photographs):
     start = [sys.executable, "-m", "residuum", "predict", str(weights), "-", "--top", "1"]

@@ -1,11 +1,13 @@
 """Exported files: they answer as the network does, say what they are, and are not there when they do not."""
 
 import json
+import os
 import random
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from tests.networks import relative, scramble
 from tests.networks import small_to_export as network
 from torch import nn
@@ -17,6 +19,7 @@ from residuum.errors import ConfigError, DataError, ExportError
 from residuum.export import export
 from residuum.export.inputs import Input, Scale
 from residuum.inference.engines import compiler
+from residuum.inference.predict import predict
 from residuum.runtimes import package
 from residuum.runtimes.exported import opened
 from residuum.runtimes.program import captured
@@ -237,3 +240,50 @@ def test_the_ending_of_the_file_says_the_form_on_the_command_line_too(tmp_path, 
 def test_a_server_that_cannot_run_the_file_is_refused_before_it_is_exported(line, says, here, refused, monkeypatch):
     monkeypatch.setattr("residuum.export.command.export", None)
     assert says in refused("export", "cifar_resnet20", *line)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "normalized"])
+def test_another_image_size_is_what_images_are_scaled_to_everywhere(kind, tmp_path, here, command):
+    model = network()
+    residuum.save(model, tmp_path / "net.safetensors", classes=list("abcde"), preprocessing=model.preprocessing)
+    (tmp_path / "photographs").mkdir()
+    for number in range(2):
+        pixels = torch.randint(0, 256, (50, 61 + number, 3), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "photographs" / f"{number}.png")
+    result = command(
+        "export", tmp_path / "net.safetensors", "--input", kind, "--image-size", 24, 48, "--out", tmp_path / "net.pt2",
+        "--images", tmp_path / "photographs",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    file = opened(tmp_path / "net.pt2")
+    assert (file.image_size, file.preprocessing) == ((24, 48), replace(model.preprocessing, image_size=(24, 48)))
+    model.preprocessing = file.preprocessing
+    images = sorted((tmp_path / "photographs").iterdir())
+    found = list(predict(tmp_path / "net.pt2", images, top=5))
+    for prediction, wanted in zip(found, predict(model, images, top=5, precision="fp32"), strict=True):
+        assert dict(prediction.classes) == pytest.approx(dict(wanted.classes), rel=1e-4)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
+def test_a_file_behind_a_link_is_replaced_and_a_pipe_is_refused(tmp_path, here):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "net.pt2").symlink_to("store/net.pt2")
+    export(network(), tmp_path / "net.pt2", input="normalized")
+    assert (tmp_path / "net.pt2").is_symlink()
+    assert opened(tmp_path / "store" / "net.pt2").takes == "normalized"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.pt2", "net.pt2.proof.json", "store"]
+    for name in ("pipe.pt2", "other.pt2.proof.json"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ExportError, match=f"{name}' is no regular file; choose another"):
+            export(network(), tmp_path / name.removesuffix(".proof.json"), input="normalized")
+        assert (tmp_path / name).is_fifo()
+    assert not (tmp_path / "other.pt2").exists()
+
+
+def test_a_folder_named_by_a_dot_gives_the_file_its_name(tmp_path, here, command, monkeypatch):
+    (tmp_path / "animals").mkdir()
+    residuum.save(network(), tmp_path / "animals" / "weights.safetensors")
+    monkeypatch.chdir(tmp_path / "animals")
+    result = command("export", ".", "--to", "pt2", "--input", "normalized")
+    assert result.code == 0, result.err
+    assert (tmp_path / "animals" / "animals.pt2").is_file()

@@ -218,6 +218,31 @@ def test_threads_that_come_at_once_make_an_engine_once(model, monkeypatch, stand
     assert all(relative(logits, plainly(model, images)) < 1e-5 for logits in found)
 
 
+def test_an_engine_that_another_thread_gives_back_is_made_again(model, stand_ins):
+    net, images = optimize(model, engine="openvino", precision="fp32"), torch.randn(2, 3, 32, 32)
+    net(images)
+
+    class GivesBack(dict):
+        """What was chosen; as soon as it has been looked up, another thread needs the place for other sizes."""
+
+        def get(self, shape, *default):
+            found = super().get(shape, *default)
+            if threading.current_thread() is threading.main_thread() and not runs.lock.locked():
+                other = threading.Thread(target=forget)
+                other.start()
+                other.join()
+            return found
+
+    def forget():
+        with runs.lock:
+            runs.chosen = {}
+            runs._drop()
+
+    runs = net._runs
+    runs.chosen = GivesBack(runs.chosen)
+    assert relative(net(images), plainly(model, images)) < 1e-5
+
+
 def test_the_contract_of_the_eager_network_holds(model, stand_ins):
     model.classes = tuple("abcdefghij")
     net = optimize(model, engine="openvino", precision="fp32")

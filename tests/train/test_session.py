@@ -339,6 +339,27 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(tmp_path, monkeypatc
     assert all(t.isfinite().all() for t in load_file(tmp_path / "run" / "weights.safetensors").values())
 
 
+def test_weights_that_a_last_step_made_no_numbers_keep_the_last_good_state(tmp_path, monkeypatch):
+    from residuum.train.step import train_step
+
+    count = 0
+
+    def step(net, *rest, **how):
+        nonlocal count
+        count += 1
+        counted = train_step(net, *rest, **how)
+        if count == 10:
+            torch.nn.init.constant_(net.fc.weight, float("inf"))
+        return counted
+
+    monkeypatch.setattr(loop, "train_step", step)
+    with pytest.raises(DivergedError, match=r"'fc.weight' after epoch 2, step 0; the run keeps its last good state"):
+        fit(tiny(), out=tmp_path / "run", callbacks=[])
+    values, _ = Run(tmp_path / "run").load_state()
+    assert (values["progress"]["epoch"], values["progress"]["step"]) == (1, 0)
+    assert all(t.isfinite().all() for t in load_file(tmp_path / "run" / "weights.safetensors").values())
+
+
 PHOTOS = {"data.image_size": (32, 32), "batch_size": 8, "model.width": 0.125, "model.stochastic_depth": 0.0}
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from residuum import ResNetConfig, create
+from residuum import ResNetConfig, create, save_pretrained
 from residuum.errors import WeightsError
+from residuum.weights.converting import convert, inspect
 from residuum.weights.files import load, read_metadata, save
 from residuum.weights.reading import KEY
 
@@ -88,3 +89,42 @@ def test_writing_where_it_cannot_be_done_leaves_what_was_there(saved, tmp_path, 
         save(model, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_what_is_no_number_is_neither_written_nor_loaded_but_inspected(saved, tmp_path, value):
+    model, path = saved
+    model = model.double()
+    with torch.no_grad():
+        model.fc.bias[1] = value
+    with pytest.raises(WeightsError, match="nothing was saved: the network holds NaN or infinity in 'fc.bias'"):
+        save(model, tmp_path / "x.safetensors")
+    with pytest.raises(WeightsError, match="nothing was saved: the network holds NaN or infinity in 'fc.bias'"):
+        save_pretrained(model, tmp_path / "hub")
+    assert list(tmp_path.iterdir()) == [path]
+    noted = json.dumps({"config": CONFIG.to_dict()})
+    save_file(model.state_dict(), path, {KEY: noted})
+    with pytest.raises(WeightsError, match=r"net.safetensors holds NaN or infinity in 'fc.bias'"):
+        load(path)
+    assert inspect(path).not_finite == (() if value == 1e300 else ("fc.bias",))
+
+
+def test_layers_that_share_their_weights_are_written_with_a_copy_each(tmp_path):
+    torch.manual_seed(0)
+    model = create(CONFIG, depths=(2, 1), block="basic").eval()
+    model.layer1[1].conv1.weight = model.layer1[1].conv2.weight
+    x = torch.randn(1, 3, 32, 32)
+    torch.save(model.state_dict(), tmp_path / "tied.pt")
+    save(model, tmp_path / "net.safetensors")
+    save_pretrained(model, tmp_path / "hub")
+    plain = create(CONFIG, depths=(2, 1), block="basic", antialias="none").eval()
+    plain.load_state_dict(model.state_dict())
+    plain.layer1[1].conv1.weight = plain.layer1[1].conv2.weight
+    torch.save(plain.state_dict(), tmp_path / "plain.pt")
+    convert(tmp_path / "tied.pt", tmp_path / "ours.safetensors", "residuum")
+    convert(tmp_path / "tied.pt", tmp_path / "theirs.safetensors", "timm")
+    convert(tmp_path / "plain.pt", tmp_path / "hf", "hf")
+    for written in ("net.safetensors", "hub"):
+        assert torch.equal(load(tmp_path / written)(x), model(x))
+    for written in ("ours.safetensors", "theirs.safetensors", "hf"):
+        assert torch.equal(load(tmp_path / written)(x), plain(x))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -162,6 +163,22 @@ def test_where_it_is_kept_whose_it_is_and_whether_it_is_fetched_again_can_be_sai
     assert same(from_pretrained("owner/net", force_download=True), other)
 
 
+def test_fetching_anew_leaves_nothing_of_the_commit_before(hub, tmp_path):
+    notes = {"config": TIMM, "preprocessor_config": {"size": 64}}
+    hub.add("owner/net", network().state_dict(), tmp_path, **notes)
+    folder = tmp_path / "cache" / "hub" / "owner" / "net"
+    assert from_pretrained("owner/net").classes == tuple(NAMES)
+    (folder / "mine.txt").touch()
+    torch.manual_seed(1)
+    other = create(CONFIG)
+    torch.save(other.state_dict(), tmp_path / "made.bin")
+    hub.files["owner/net"] = {"pytorch_model.bin": (tmp_path / "made.bin").read_bytes()}
+    again = from_pretrained("owner/net", force_download=True)
+    assert same(again, other)
+    assert again.classes is None
+    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == ["mine.txt", "pytorch_model.bin"]
+
+
 def test_offline_the_error_names_the_file_to_place_and_where(tmp_path, monkeypatch):
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -262,6 +279,44 @@ def test_hugging_faces_labels_and_processor_travel_there_and_back(hub, tmp_path)
     again = load(tmp_path / "hf")
     assert (again.classes, again.preprocessing) == (tuple(NAMES), preprocessing)
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in state.items())
+
+
+def test_several_classes_an_image_travel_to_hugging_face_and_back(tmp_path):
+    from residuum import save
+
+    made = network()
+    made.several_classes = True
+    save(made, tmp_path / "net.safetensors")
+    convert(tmp_path / "net.safetensors", tmp_path / "hf", "hf")
+    convert(tmp_path / "hf", tmp_path / "back.safetensors", "residuum")
+    assert load(tmp_path / "hf").several_classes
+    assert load(tmp_path / "back.safetensors").several_classes
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["problem_type"] == "multi_label_classification"
+
+
+def test_a_crop_that_no_processor_of_hugging_face_does_is_refused_before_the_folder(tmp_path):
+    from residuum import save
+
+    wide = Preprocessing(3, (48, 96), (0.4,) * 3, (0.2,) * 3, 0.875)
+    save(network(), tmp_path / "net.safetensors", preprocessing=wide)
+    with pytest.raises(WeightsError, match="no image processor that crops 48x96"):
+        convert(tmp_path / "net.safetensors", tmp_path / "hf", "hf")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+    convert(tmp_path / "net.safetensors", tmp_path / "hf", "hf", preprocessing=replace(wide, crop=0.0))
+    assert load(tmp_path / "hf").preprocessing == replace(wide, crop=0.0)
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_folder_for_hugging_face_is_whole_or_not_there(tmp_path, monkeypatch, failure):
+    def fail(partial, content):
+        raise failure
+
+    torch.save(network().state_dict(), tmp_path / "net.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_bytes", fail)
+        with pytest.raises((WeightsError, KeyboardInterrupt)):
+            convert(tmp_path / "net.pt", tmp_path / "hf", "hf")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pt"]
 
 
 @pytest.mark.parametrize(

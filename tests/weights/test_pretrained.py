@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.networks import scramble
 
 import residuum
-from residuum import PRESETS, Preprocessing, create, from_pretrained, save_pretrained
+from residuum import PRESETS, Preprocessing, create, from_pretrained, load, save_pretrained
 from residuum.data.sources import evaluation_transform, normalise, read_image
 from residuum.errors import WeightsError
 from residuum.weights.pretrained import push, push_to_hub, timm_arguments
@@ -121,6 +121,19 @@ def test_several_classes_an_image_are_kept_and_a_folder_is_equal_byte_for_byte(t
     assert from_pretrained(tmp_path / "b").several_classes
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_other_weights_in_the_folder_are_not_measured_by_its_digest(tmp_path, count):
+    model = network("resnet18", depths=(1, 1, 1, 1), antialias="blur")
+    save_pretrained(model, tmp_path / "net")
+    other = create(model.config, num_classes=count).eval()
+    torch.save(other.state_dict(), tmp_path / "net" / "tuned.pt")
+    again = load(tmp_path / "net" / "tuned.pt")
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(again(x), other(x))
+    assert again.classes == (CLASSES if count == 3 else None)
+    assert again.preprocessing == SQUARE
 
 
 def test_a_folder_whose_tensors_were_changed_is_refused(tmp_path):

@@ -129,6 +129,7 @@ def write_features(embeddings: Iterable[Embedding], out: Path) -> None:
     import numpy as np
 
     ending = out.suffix.lower()
+    none_left = DataError("no image could be read, so that there are no features to write")
 
     def readable() -> Iterator[tuple[str, Any]]:
         for embedding in embeddings:
@@ -140,17 +141,21 @@ def write_features(embeddings: Iterable[Embedding], out: Path) -> None:
                 )
 
     def as_lines(partial: Path) -> None:
+        count = 0
         with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            for number, (path, features) in enumerate(readable()):
-                if not number:
+            for path, features in readable():
+                if not count:
                     writer.writerow(["image", *(f"feature{i}" for i in range(len(features)))])
                 writer.writerow([path, *(f"{value:.9g}" for value in features.tolist())])
+                count += 1
+        if not count:
+            raise none_left
 
     def as_arrays(partial: Path) -> None:
         every = list(readable())
         if not every:
-            raise DataError("no image could be read, so that there are no features to write")
+            raise none_left
         with partial.open("wb") as file:
             features = np.stack([f for _, f in every])
             if ending == ".npy":

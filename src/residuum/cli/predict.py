@@ -58,6 +58,9 @@ class Predict:
     engine: Literal["auto", "eager", "inductor", "aoti", "onnxruntime", "openvino"] = "eager"
 
 
+OF_PREDICTIONS = ("top", "threshold", "mirrored", "format", "runtime", "engine")  # and not of features
+
+
 def run(command: Predict, console: Console) -> int:
     """Print the likeliest classes of each image as soon as they are known; 1 where an image could not be read."""
     from residuum.inference.predict import embed, predict
@@ -66,6 +69,9 @@ def run(command: Predict, console: Console) -> int:
         answers.check_features_file(command.features)
         if command.out is not None:
             raise ConfigError("--features writes its own file, and no predictions; leave out --out")
+        for name in OF_PREDICTIONS:
+            if getattr(command, name) != getattr(Predict, name):
+                raise ConfigError(f"--{name} is for predictions, and --features gives none; leave out --{name}")
     names, total = _names(command.images)
     errors = open_console(stderr=True)
     printed = command.out is None and command.features is None

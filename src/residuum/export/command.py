@@ -88,9 +88,10 @@ def write(request: Request, say: Callable[[str], None] = lambda text: None) -> W
         f"compared on {counted(len(images), 'image')} of {of}, and on made-up ones" if images else f"compared on {of}",
     )
     kind = request.input or usual_input(model, request.to)
-    if kind != "image" and images and model.preprocessing is not None:
-        images = [evaluation_transform(model.preprocessing)(x.permute(2, 0, 1)).permute(1, 2, 0) for x in images]
     size = request.image_size or (usual_image_size(request.source) if _is_preset(request.source) else None)
+    if kind != "image" and images and model.preprocessing is not None:
+        scaled = evaluation_transform(replace(model.preprocessing, image_size=size or model.preprocessing.image_size))
+        images = [scaled(image.permute(2, 0, 1)).permute(1, 2, 0) for image in images]
     proof = export(
         model, path, input=request.input, image_size=size, dynamic_size=request.dynamic_size,
         order=request.order, opset=request.opset, half=request.half, precision=request.precision,
@@ -120,6 +121,8 @@ def _for_server(request: Request, server: Server, say: Callable[[str], None]) ->
 def _name(source: str) -> str:
     """What to call a file that is made of a source: that of a run or reference, of a file without its ending."""
     path = Path(source)
+    if path.is_dir():
+        return path.resolve().name or "network"  # "." has no name of its own, and a disk's root none at all
     return path.stem if path.is_file() else Path(source.replace(":", "-").rstrip("/")).name
 
 

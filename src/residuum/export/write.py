@@ -5,7 +5,9 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,7 +22,7 @@ from residuum.export.inputs import Input, Kind, Order
 from residuum.export.int8.gate import Quantized
 from residuum.export.proof import HALF, Proof, batched, made_images, prove_file
 from residuum.extras import version_of
-from residuum.files import place_beside
+from residuum.files import place_beside, replaceable, write_whole
 from residuum.inference.engines import TOLERANCE, refuse_engine
 from residuum.inference.optimize import FoldedResNet, folded_network
 from residuum.inference.surgery import copied, own_hooks
@@ -65,12 +67,12 @@ def export(
     normalises as evaluation does (the default where the network says its preprocessing); `pixels` of the size that the
     network looks at, uint8 too (the default for .aoti.pt2, which takes no `image`s); or `normalized` tensors, float32
     (N, C, H, W). It gives float32 logits. N is free; `dynamic_size` frees height and width of the last two.
-    `image_size` is the preprocessing's where left out. `order` is that of the channels of uint8 images. `opset` is for
-    ONNX; `half` stores OpenVINO's weights in fp16. OpenVINO takes bf16 by itself where the processor has it, which is
-    proved too; a file of `precision` fp32 is proved in fp32 alone and says so: this package runs it in fp32, and so do
-    server folders, other programs must ask for it. `quantized` is the network in 8-bit integers, as
-    `residuum.export.int8.quantize` gave it for this runtime: its file is compared with it, for how far it is from the
-    network itself stands in its report, which goes into the file.
+    `image_size` is the preprocessing's where left out; the file says that images are scaled to it. `order` is that of
+    the channels of uint8 images. `opset` is for ONNX; `half` stores OpenVINO's weights in fp16. OpenVINO takes bf16 by
+    itself where the processor has it, which is proved too; a file of `precision` fp32 is proved in fp32 alone and says
+    so: this package runs it in fp32, and so do server folders, other programs must ask for it. `quantized` is the
+    network in 8-bit integers, as `residuum.export.int8.quantize` gave it for this runtime: its file is compared with
+    it, for how far it is from the network itself stands in its report, which goes into the file.
 
     The network is taken as in evaluation, in fp32, and left as it was. What was written is opened by its own runtime in
     a new process and compared with the network on `images`, decoded, uint8 (H, W, C), and on made-up ones of several
@@ -155,6 +157,8 @@ def _input(
             f"image_size is {size}, but images are scaled to {how.image_size} for this network; change "
             "model.preprocessing, or export with input pixels"
         )
+    if how is not None and kind != "image":
+        how = replace(how, image_size=(size[0], size[1]))  # whoever runs the file scales images to what it takes
     return Input(kind, model.config.in_channels, (size[0], size[1]), how, order, dynamic_size)
 
 
@@ -302,10 +306,14 @@ def given_out(path: Path, fill: Fill, prove: Callable[[Path], Proof]) -> Proof:
     """Let `fill` write the file beside its place, `prove` it, and only then give it its name, and the proof its own.
 
     OpenVINO's weights, NAME.bin, come before the .xml that wants them. Whatever fails, nothing half-written is left,
-    and a file that was there before stays. Raises `ExportError` for what the file system refuses.
+    and a file that was there before stays. Where a link stands, what it leads to is replaced. Raises `ExportError` for
+    a folder, pipe or device in the place, before anything is written, and for what the file system refuses.
     """
+    names = (path.name, f"{path.name}.proof.json", *([f"{path.stem}.bin"] if path.suffix == ".xml" else []))
     with contextlib.ExitStack() as stack:
         try:
+            for name in names:
+                replaceable(path.with_name(name), ExportError)
             folder = stack.enter_context(place_beside(path, folder=True))
         except OSError as error:
             raise ExportError(f"cannot write {quoted(str(path))}: {error.strerror}") from None
@@ -319,7 +327,7 @@ def given_out(path: Path, fill: Fill, prove: Callable[[Path], Proof]) -> Proof:
                 with part.open("rb") as file:
                     os.fsync(file.fileno())
             for part in parts:
-                part.replace(path.parent / part.name)
+                _move(part, path.parent / part.name)
         except (OSError, RuntimeError) as error:
             if isinstance(error, (ExportError, DeviceError)):
                 raise
@@ -328,6 +336,13 @@ def given_out(path: Path, fill: Fill, prove: Callable[[Path], Proof]) -> Proof:
                 f"cannot write {quoted(str(path))}: {quoted(reason, 200)}; free space, or choose another folder"
             ) from None
         return proof
+
+
+def _move(part: Path, place: Path) -> None:
+    if place.is_symlink():  # which may lead to another disk
+        write_whole(place, lambda partial: shutil.copyfile(part, partial), ExportError)
+    else:
+        part.replace(place)
 
 
 def _statement(path: Path, proof: Proof) -> dict[str, Any]:

@@ -68,11 +68,13 @@ class Runs:
 
     def __call__(self, images: Tensor) -> Tensor:
         shape = tuple(images.shape)
-        engine = self.chosen.get(shape)
-        if engine is None:
+        # Between the two looks another thread may give back the engine; that of a known shape waits for nobody's lock.
+        found = self.made.get((self.chosen.get(shape, ""), shape[1:]))
+        if found is None:
             with self.lock:  # a second thread waits for what the first one makes
                 engine = self.chosen.get(shape) or self._engine_for(shape)
-        return self.made[engine, shape[1:]][0](images)
+                found = self.made[engine, shape[1:]]
+        return found[0](images)
 
     def prepare(self, shape: Shape) -> None:
         """Choose and make the engine for batches of this shape, so that the first of them does not wait."""

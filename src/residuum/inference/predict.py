@@ -80,7 +80,8 @@ def predict(
     out, are computed at a time.
 
     Raises at once `WeightsError` for weights that cannot be read or do not say their classes and preprocessing,
-    `DeviceError`, and `ConfigError` for a value that cannot be. While it goes on, an image that cannot be read raises
+    `DeviceError`, and `ConfigError` for a value that cannot be and for a network of other channels than images have.
+    While it goes on, an image that cannot be read raises
     `DataError` after the predictions of all before it; with `bad_images="skip"` it has a `Prediction` with `error`.
     """
     paths = _paths(images)
@@ -91,6 +92,7 @@ def predict(
     network = answering(
         source, device=device, precision=precision, runtime=runtime, engine=engine, batch_size=batch_size
     )
+    _check_channels(network)
     if not network.several_classes and threshold is not None:
         raise ConfigError(
             f"a threshold is for networks of several classes an image, which {network.what} is not; leave it out"
@@ -126,6 +128,7 @@ def embed(
     from residuum.inference.answering import answering
 
     network = answering(source, device=device, precision=precision, features=True)
+    _check_channels(network)
     answers = _answers(
         network, paths, lambda pixels: list(network(pixels).cpu().numpy()), batch_size, workers, bad_images
     )
@@ -148,6 +151,15 @@ def _check(*, top: int, batch_size: int | None, workers: int | None, bad_images:
             raise ConfigError(f"{name} is {quoted(value)}; it must be at least 1")
     if bad_images not in get_args(BadImages):
         raise ConfigError(f"bad_images is {quoted(bad_images)}; it must be one of {', '.join(get_args(BadImages))}")
+
+
+def _check_channels(network: "Answering") -> None:
+    channels = network.preprocessing.channels
+    if channels not in (1, 3):
+        raise ConfigError(
+            f"{network.what} looks at {channels} channels, and image files give 1 (grey) or 3 (RGB); run it on tensors "
+            "of your own, by residuum.load"
+        )
 
 
 def _answers(

@@ -17,7 +17,7 @@ from residuum.data.catalog import Catalog, scan
 from residuum.data.loaders import Loader, MemoryLoader, make_loader
 from residuum.data.sources import Dataset, Split, open_dataset
 from residuum.devices import DTYPES, choose_precision, free_memory, held_memory, pick_device, set_up
-from residuum.errors import ConfigError, DataError, RunError, WeightsError, quoted
+from residuum.errors import ConfigError, DataError, DivergedError, RunError, WeightsError, quoted
 from residuum.memory.in_place import choose_in_place
 from residuum.memory.planner import Plan, Planner
 from residuum.nn.resnet import ResNet
@@ -40,7 +40,7 @@ from residuum.train.state import State
 from residuum.train.sync_norm import share_chunks
 from residuum.train.trackers import need_trackers, open_trackers
 from residuum.units import counted, parse_size, show_budget, show_size
-from residuum.weights.checkpoint import Checkpoint
+from residuum.weights.checkpoint import Checkpoint, not_finite, some
 from residuum.weights.files import write_ours
 
 # Fields of the recipe that may change when a run is resumed: where the same files lie, and whether one that cannot be
@@ -676,6 +676,13 @@ def _save(job: Job, run: Run, callbacks: Sequence[Callback]) -> None:
     state, dataset = job.state, job.dataset
     # Without the check of `residuum.save` that a network is what its config says: it was made of it above.
     tensors = state.result.state_dict()
+    bad = not_finite(tensors)  # of a last step whose loss was still a number
+    if bad:
+        raise DivergedError(
+            f"the weights hold NaN or infinity in {some(bad)} after epoch {state.progress.epoch}, step "
+            f"{state.progress.step}; the run keeps its last good state. Try a lower learning rate than "
+            f"{job.recipe.optimizer.lr:g}"
+        )
     extra = {"several_classes": True} if state.network.several_classes else {}
     write_ours(tensors, job.recipe.model, run.weights, dataset.classes, dataset.preprocessing, extra)
     if state.progress.step == 0 and best_epoch(state.progress.history) == state.progress.epoch:

@@ -182,16 +182,21 @@ def fit(
         and not name.endswith("num_batches_tracked")
         and not (head_notes and name.startswith("fc."))
     ]
-    _check_finite(state, mine, source)
+    check_finite(state, mine, source)
     renamed = {old: new for old, new in names.items() if new in state and old != new}
     return Fit(state, renamed, tuple(missing), tuple(unexpected), tuple(reshaped), tuple(notes), new_head)
 
 
-def _check_finite(state: State, mine: Mapping[str, Tensor], source: str) -> None:
-    """Refuse what is no number, or will be none in the network's type."""
-    bad = [name for name, value in state.items() if not finite(value, mine[name].dtype)]
+def check_finite(state: Mapping[str, Tensor], mine: Mapping[str, Tensor], source: str) -> None:
+    """Refuse what is no number, or will be none in the network's type; raises `WeightsError`."""
+    bad = not_finite(state, {name: mine[name].dtype for name in state})
     if bad:
         raise WeightsError(f"{source} holds NaN or infinity in {some(bad)}; these weights are of no use")
+
+
+def not_finite(state: Mapping[str, Tensor], types: Mapping[str, torch.dtype] | None = None) -> list[str]:
+    """The names of tensors that hold NaN or infinity, or will in the types of a network, float32 where left out."""
+    return [name for name, value in state.items() if not finite(value, types[name] if types else torch.float32)]
 
 
 def finite(value: Tensor, dtype: torch.dtype | None = None) -> bool:

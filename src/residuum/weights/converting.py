@@ -11,11 +11,11 @@ from torch import Tensor
 
 from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, WeightsError, quoted
-from residuum.files import read_text, write_text, write_whole
+from residuum.files import new_folder, read_text, write_text, write_whole
 from residuum.preprocessing import IMAGENET, Preprocessing
 from residuum.weights.checkpoint import State, expected_state, finite, unlike
 from residuum.weights.detection import fitting_presets, infer_config
-from residuum.weights.files import fit_whole, read_checkpoint, write_ours
+from residuum.weights.files import fit_whole, read_checkpoint, to_write, write_ours
 from residuum.weights.layouts import LAYOUTS, check_layout, rename, to_theirs
 from residuum.weights.published import check_classes, hugging_face_config, hugging_face_processor, imagenet_classes
 from residuum.weights.reading import shown
@@ -124,12 +124,16 @@ def convert(
         write_ours(ours, config, target, names, how, extra)
         return config
     state = in_layout(ours, config, to) if to != "residuum" else ours
-    if folder:
-        _start_folder(target)
-        target = _hugging_face_folder(target, config, names, how)
-    if target.suffix == ".safetensors":
-        content = to_bytes({name: value.contiguous() for name, value in state.items()}, {"format": "pt"})
-        write_whole(target, lambda partial: partial.write_bytes(content), WeightsError)
+    if folder or target.suffix == ".safetensors":
+        content = to_bytes(to_write(state), {"format": "pt"})
+        if folder:
+            notes = _hugging_face_notes(config, names, how, several=checkpoint.several_classes)
+            with new_folder(target, WeightsError) as place:
+                for name, text in notes.items():
+                    write_text(place / name, text, WeightsError)
+                write_whole(place / "model.safetensors", lambda partial: partial.write_bytes(content), WeightsError)
+        else:
+            write_whole(target, lambda partial: partial.write_bytes(content), WeightsError)
     else:
         plain = {
             name: value.detach().clone() for name, value in state.items()
@@ -179,25 +183,14 @@ def _preprocessing(given: Preprocessing | str, config: ResNetConfig) -> Preproce
     return found
 
 
-def _start_folder(target: Path) -> None:
-    try:
-        if target.exists():
-            raise WeightsError(f"{shown(target)} exists already; choose another folder")
-        target.mkdir(parents=True)
-    except OSError as error:
-        raise WeightsError(f"the folder {shown(target)} cannot be made: {error.strerror}; choose another") from None
-
-
-def _hugging_face_folder(
-    folder: Path, config: ResNetConfig, classes: tuple[str, ...] | None, preprocessing: Preprocessing | None
-) -> Path:
-    """Write what stands beside the weights, and give the path of these."""
-    beside = {"config.json": hugging_face_config(config, classes)}
+def _hugging_face_notes(
+    config: ResNetConfig, classes: tuple[str, ...] | None, preprocessing: Preprocessing | None, *, several: bool
+) -> dict[str, str]:
+    """What stands beside the weights: file name to text."""
+    notes = {"config.json": hugging_face_config(config, classes, several=several)}
     if preprocessing is not None:
-        beside["preprocessor_config.json"] = hugging_face_processor(preprocessing)
-    for name, values in beside.items():
-        write_text(folder / name, json.dumps(values, indent=2) + "\n", WeightsError)
-    return folder / "model.safetensors"
+        notes["preprocessor_config.json"] = hugging_face_processor(preprocessing)
+    return {name: json.dumps(values, indent=2) + "\n" for name, values in notes.items()}
 
 
 def in_layout(state: Mapping[str, Tensor], config: ResNetConfig, to: str) -> State:

@@ -21,7 +21,19 @@ from residuum.files import write_whole
 from residuum.nn.resnet import ResNet
 from residuum.nn.wrapping import unwrapped
 from residuum.preprocessing import Preprocessing
-from residuum.weights.checkpoint import Checkpoint, Fit, State, Undrawn, check_kinds, expected_state, fit, some, unlike
+from residuum.weights.checkpoint import (
+    Checkpoint,
+    Fit,
+    State,
+    Undrawn,
+    check_finite,
+    check_kinds,
+    expected_state,
+    fit,
+    not_finite,
+    some,
+    unlike,
+)
 from residuum.weights.hubs import Fetch, hub_folder, is_reference, torchvision_weights
 from residuum.weights.networks import Network, choose
 from residuum.weights.published import Said, beside, check_classes
@@ -163,6 +175,8 @@ def load(source: object, *, prefix: str | None = None, fetch: Fetch | None = Non
         state = fit_whole(state, checkpoint.layout, checkpoint.config, checkpoint.source).state
     with Undrawn():
         model = ResNet(checkpoint.config)
+    if checkpoint.metadata:
+        check_finite(state, model.state_dict(), checkpoint.source)
     model.load_state_dict(state, strict=False)
     take_over(model, checkpoint, head="fc.weight" in state)
     return model.eval()
@@ -212,7 +226,7 @@ def save(
     they are left out the network's own are written, if it has any. `extra` is whatever else JSON can say; it comes back
     by `read_metadata`. Wrappers (DataParallel, DDP, torch.compile) are taken off; a plain new classifier or first
     convolution is written into the config. Raises `WeightsError`, before anything is written, for a network that its
-    config does not describe, or that has hooks, pruning or parametrisations in it.
+    config does not describe, or that has hooks, pruning, parametrisations, NaN or infinity in it.
     """
     config, state = whole_network(model)
     network = unwrapped(model)
@@ -235,7 +249,7 @@ def write_ours(
     extra: Mapping[str, Any],
 ) -> None:
     """Write a file of ours; raises `WeightsError` for what `load` would refuse."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors = to_write(state)
     noted: dict[str, Any] = {"config": config.to_dict(), "sha256": digest(tensors)}
     try:
         if classes is not None:
@@ -255,6 +269,24 @@ def write_ours(
     if len(text) > LONGEST_JSON:
         raise WeightsError(f"nothing was saved: what goes with the weights is over {LONGEST_JSON} characters long")
     write_whole(path, lambda partial: partial.write_bytes(to_bytes(tensors, {KEY: text})), WeightsError)
+
+
+def to_write(state: Mapping[str, Tensor]) -> State:
+    """Weights as safetensors writes them: dense, on the CPU, each in memory of its own, also where layers share one.
+
+    Raises `WeightsError` for NaN and infinity.
+    """
+    tensors: State = {}
+    places: set[int] = set()
+    for name, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if place in places and tensor.numel() else tensor
+        places.add(place)
+    bad = not_finite(tensors)
+    if bad:
+        raise WeightsError(f"nothing was saved: the network holds NaN or infinity in {some(bad)}")
+    return tensors
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

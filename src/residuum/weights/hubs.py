@@ -164,6 +164,9 @@ def _download(repository: str, revision: str | None, reference: str, folder: Pat
     if said is not None and _sha256(folder / weights) != said.sha256:
         (folder / weights).unlink()
         raise WeightsError(f"{quoted(reference)} arrived damaged: its checksum differs from the hub's; try again")
+    if fetch.anew:  # what another commit left would be read with the new weights, or in their place
+        for name in {*WEIGHTS, *NOTES} - {weights, *listed}:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

@@ -27,7 +27,7 @@ from residuum.presets import PRESETS
 from residuum.weights.card import figures_of, training_of, write_card
 from residuum.weights.checkpoint import State
 from residuum.weights.converting import in_layout
-from residuum.weights.files import digest, load
+from residuum.weights.files import digest, load, to_write
 from residuum.weights.hubs import Fetch
 from residuum.weights.published import OURS, check_classes
 from residuum.weights.reading import read_json, shown
@@ -105,7 +105,7 @@ def save_pretrained(
     figures, training = figures_of(said), None if run is None else training_of(run)
     theirs = timm_arguments(config)
     state = in_layout(state, config, "timm") if theirs is not None else state
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors = to_write(state)
     values = _config(config, names, preprocessing, theirs, tensors, several=network.several_classes)
     # transformers refuses a file that does not say this; one key, so that equal weights are equal files.
     content = to_bytes(tensors, {"format": "pt"})

@@ -1,7 +1,7 @@
 """What libraries say of their weights beside the tensors: fields of the config, names of classes, preprocessing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from residuum.config import ResNetConfig
 from residuum.errors import ConfigError, WeightsError, quoted
 from residuum.preprocessing import Preprocessing
 from residuum.presets import PRESETS
-from residuum.weights.reading import read_json, shown
+from residuum.weights.reading import NAMES, read_json, shown
 
 # Fields without parameters, and how the channels came about: what a preset tells and its weights do not.
 UNSEEN = frozenset({
@@ -18,6 +18,7 @@ UNSEEN = frozenset({
 })  # fmt: skip
 IMAGENET = 1000
 OURS = "residuum"  # what this package has to know, in a config.json
+_SEVERAL = "multi_label_classification"  # what Hugging Face calls images that may be of several classes
 _PILLOW = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Hugging Face writes Pillow's numbers
 
 
@@ -70,7 +71,8 @@ def beside(path: Path, layout: str, repository: str = "") -> Said:
         if not isinstance(values, dict):
             return Said()
         if isinstance(values.get(OURS), dict):
-            return _ours(values[OURS])
+            said = _ours(values[OURS])
+            return said if path.name in NAMES else _of_another_file(said)
         if layout == "hf" and values.get("model_type", "resnet") == "resnet":
             processor = folder / "preprocessor_config.json"
             return _hugging_face(values, read_json(processor) if processor.is_file() else None)
@@ -91,6 +93,12 @@ def _ours(values: dict[str, Any]) -> Said:
     preprocessing = None if said is None else Preprocessing.from_dict(said)
     classes = check_classes(values.get("classes"), config)
     return Said(config.to_dict(), classes, preprocessing, values.get("several_classes") is True, values.get("sha256"))
+
+
+def _of_another_file(said: Said) -> Said:
+    """What the notes of a folder's own weights say of others in it: what weights do not tell, but not their digest."""
+    fields = {name: said.fields[name] for name in sorted(UNSEEN - {"width"})}
+    return replace(said, fields=fields, sha256=None)
 
 
 def _timm(values: dict[str, Any], repository: str) -> Said:
@@ -119,7 +127,8 @@ def _hugging_face(values: dict[str, Any], processor: object) -> Said:
         classes = _names([labels[str(i)] for i in range(len(labels))])
         if classes == tuple(f"LABEL_{i}" for i in range(len(labels))):  # what that library writes where it knows none
             classes = None
-    return Said(fields, classes, _of_processor(processor) if isinstance(processor, dict) else None)
+    preprocessing = _of_processor(processor) if isinstance(processor, dict) else None
+    return Said(fields, classes, preprocessing, values.get("problem_type") == _SEVERAL)
 
 
 def _of_processor(values: dict[str, Any]) -> Preprocessing | None:
@@ -175,8 +184,12 @@ def _names(values: object) -> tuple[str, ...] | None:
 # -- out ---------------------------------------------------------------------------------------------------------------
 
 
-def hugging_face_config(config: ResNetConfig, classes: tuple[str, ...] | None) -> dict[str, Any]:
-    """The config.json of a network that Hugging Face's layout can say."""
+def hugging_face_config(
+    config: ResNetConfig, classes: tuple[str, ...] | None, *, several: bool = False
+) -> dict[str, Any]:
+    """The config.json of a network that Hugging Face's layout can say; `several` is whether images may be of several
+    classes.
+    """
     labels = {str(i): classes[i] if classes else f"LABEL_{i}" for i in range(config.num_classes)}
     return {
         "architectures": ["ResNetForImageClassification"],
@@ -191,12 +204,20 @@ def hugging_face_config(config: ResNetConfig, classes: tuple[str, ...] | None) -
         "downsample_in_bottleneck": config.stride_on == "1x1",
         "id2label": labels,
         "label2id": {label: int(i) for i, label in labels.items()},
-    }
+    } | ({"problem_type": _SEVERAL} if several else {})
 
 
 def hugging_face_processor(preprocessing: Preprocessing) -> dict[str, Any]:
-    """The preprocessor_config.json of a preprocessing: of a processor of that library that does the same."""
+    """The preprocessor_config.json of a preprocessing: of a processor of that library that does the same.
+
+    Raises `WeightsError` where none does.
+    """
     height, width = preprocessing.image_size
+    if preprocessing.crop and height != width:  # its shorter side is scaled to one length, whichever side that is
+        raise WeightsError(
+            f"Hugging Face has no image processor that crops {height}x{width} as this preprocessing does; give one "
+            "with a square image_size or a crop of 0, or convert to a .safetensors file"
+        )
     numbers = {name: number for number, name in _PILLOW.items()}
     values: dict[str, Any] = {
         "image_processor_type": "ViTImageProcessor",
