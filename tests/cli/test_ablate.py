@@ -114,7 +114,7 @@ def test_a_wrong_line_is_refused_in_a_sentence(refused, tmp_path, line, said):
     "line",
     [["--optimizer.name", "sgd", "--vary", "model.width=0.25,0.5"],
      ["--recipe", "rsb-a3", "--schedule.name", "constant", "--schedule.warmup", 0, "--vary", "model.width=0.25,0.5"],
-     ["--recipe", "bit", "--weights", "w.safetensors", "--vary", "lr=0.001,0.003"]],
+     ["--recipe", "bit", "--weights", "w.safetensors", "--vary", "lr=0.001,0.003", "--image-size", 32, "--epochs", 1]],
 )  # fmt: skip
 def test_what_the_line_names_decides_the_rest_of_its_table(command, image_folder, tmp_path, line):
     residuum.save(residuum.ResNet(preset("cifar_resnet20")), tmp_path / "w.safetensors")

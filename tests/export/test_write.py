@@ -265,6 +265,18 @@ def test_another_image_size_is_what_images_are_scaled_to_everywhere(kind, tmp_pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
+def test_integers_are_not_measured_at_another_image_size_or_for_a_file_that_cannot_be(tmp_path, here, refused):
+    model = network()
+    residuum.save(model, tmp_path / "net.safetensors", classes=list("abcde"), preprocessing=model.preprocessing)
+    line = ("export", tmp_path / "net.safetensors", "--to", "onnx", "--int8", "--out", tmp_path / "net.onnx")
+    height, width = model.preprocessing.image_size
+    said = refused(*line, "--image-size", height + 8, width)
+    assert f"int8 is measured on images of {height}x{width}" in said
+    os.mkfifo(tmp_path / "net.onnx")
+    assert "net.onnx' is no regular file; choose another" in refused(*line)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
 def test_a_file_behind_a_link_is_replaced_and_a_pipe_is_refused(tmp_path, here):
     (tmp_path / "store").mkdir()
     (tmp_path / "net.pt2").symlink_to("store/net.pt2")

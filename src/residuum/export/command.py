@@ -26,7 +26,7 @@ from residuum.export.proof import Proof
 from residuum.export.servers import Server, check_server, server_folder
 from residuum.export.write import ENDINGS, Format, Precision, export, format_of, usual_input
 from residuum.factory import create
-from residuum.files import cache_folder
+from residuum.files import cache_folder, replaceable
 from residuum.inference.answering import loaded
 from residuum.nn.resnet import ResNet
 from residuum.presets import PRESETS, usual_image_size
@@ -81,6 +81,13 @@ def write(request: Request, say: Callable[[str], None] = lambda text: None) -> W
     path = request.out or Path(f"{_name(request.source)}{ENDINGS[request.to]}")
     if format_of(path) != request.to:
         raise ConfigError(f"{quoted(str(path))} must end in {ENDINGS[request.to]} to export to {request.to}")
+    replaceable(path, ExportError)  # before minutes of work
+    how = model.preprocessing
+    if request.int8 and how is not None and request.image_size not in (None, how.image_size):
+        raise ConfigError(
+            f"int8 is measured on images of {how.image_size[0]}x{how.image_size[1]}, as this network looks at them; "
+            "leave out --image-size"
+        )
     quantized = _quantized(request, model, say) if request.int8 else None
     images, of = _images(request, model)
     notes = (
