@@ -92,6 +92,13 @@ def test_a_metric_of_validation_images_needs_enough_to_hold_some_out(image_folde
         recipes_of(study, catalog)
 
 
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.from_weights])
+def test_a_base_that_starts_from_weights_needs_them(name):
+    study = from_flags(["lr=0.1,0.2"], {"recipe": name}, Running())
+    with pytest.raises(ConfigError, match=f"the recipe {name} starts from weights; name them by --weights"):
+        recipes_of(study, scan("cifar10"))
+
+
 def test_a_variant_with_another_optimizer_has_nothing_of_the_bases():
     base = {"recipe": "he2015-cifar", "optimizer.bias_lr": 2.0}
     study = from_flags(["optimizer.name=sgd,adamw"], base, Running())

@@ -14,6 +14,7 @@ from PIL import Image
 from tests.data.kinds import as_kind
 
 import residuum
+from residuum.data.catalog import scan
 from residuum.data.preparing import evaluation_transform, normalise
 from residuum.data.settings import DataSettings
 from residuum.data.sources import Split, read_image
@@ -123,14 +124,14 @@ def test_a_runs_own_data_is_split_as_it_was_however_it_is_named(image_folder, tm
     fields = {"epochs": 1, "batch_size": 8, "model.width": 0.0625, "data.holdout": 0.3}
     run = fit(Recipe.default("pets").replace(fields), out=tmp_path / "run", callbacks=[]).path
     request = Request(str(run), None, None, None, None, False, None)
-    own = data_settings(request)
+    own = data_settings(request, None)
     assert own.holdout == 0.3
     shutil.copytree(root, tmp_path / "copy")
     for name in ("pets", "./pets", str(root), "copy"):
-        assert replace(data_settings(replace(request, data=name)), path=own.path) == own
+        assert replace(data_settings(replace(request, data=name), scan(name)), path=own.path) == own
     shutil.copy(root / "train" / "red" / "0.png", tmp_path / "copy" / "train" / "red" / "new.png")
-    assert data_settings(replace(request, data="copy")).holdout == 0.0
-    assert data_settings(replace(request, data="copy", holdout=0.2)).holdout == 0.2
+    assert data_settings(replace(request, data="copy"), scan("copy")).holdout == 0.0
+    assert data_settings(replace(request, data="copy", holdout=0.2), scan("copy")).holdout == 0.2
 
 
 def test_images_left_out_when_the_data_was_opened_are_said_too(command, image_folder, weights, tmp_path):

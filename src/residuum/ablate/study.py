@@ -19,22 +19,9 @@ from typing import Annotated, Any, Literal, Self
 
 from residuum.ablate.results import Design
 from residuum.data.catalog import Catalog, split_files
-from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError, ResiduumError, nearest, quoted
 from residuum.files import read_text
-from residuum.presets import preset
-from residuum.train.recipe import (
-    NAMES,
-    SECTIONS,
-    Recipe,
-    beneath,
-    check_fit,
-    fields_of,
-    read_recipe,
-    starts_from_weights,
-    train_images,
-    with_named,
-)
+from residuum.train.recipe import NAMES, SECTIONS, Recipe, check_fit, fields_of, layered, read_recipe
 from residuum.validation import AtLeast, Within, check, parse_toml, refuse_unknown
 
 # What a cell is measured by: of the last epoch, but for seconds, which are of all training, and peak memory in bytes.
@@ -411,18 +398,7 @@ def _combined(factors: Sequence[Factor], levels: Sequence[Level], name: str = ""
 
 def recipe_of(base: Mapping[str, Any], changes: Mapping[str, Any], catalog: Catalog) -> Recipe:
     """The recipe of a variant: what the data decides, the base over it, the changes over that. Raises `ConfigError`."""
-    parts = {**beneath(base, changes), **changes}
-    share = parts.get("data.holdout")
-    holdout = None if share is None else DataSettings(holdout=share).holdout
-    values = with_named(parts, train_images(catalog, holdout) if "recipe" in parts else None)
-    values.pop("data.path", None)
-    model = values.pop("model.preset", None)
-    if starts_from_weights(parts):
-        model = parts.get("model.preset")
-    if model is not None:
-        preset(model)  # a wrong name is told before anything else
-    weights, prefix = values.get("finetune.weights"), values.get("finetune.prefix")
-    recipe: Recipe = Recipe.default(catalog, model, weights, prefix, holdout, values).replace(values)
+    recipe = layered(base, changes, catalog)
     check_fit(recipe, catalog)
     return recipe
 

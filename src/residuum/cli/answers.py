@@ -129,33 +129,30 @@ def write_features(embeddings: Iterable[Embedding], out: Path) -> None:
     import numpy as np
 
     ending = out.suffix.lower()
-    none_left = DataError("no image could be read, so that there are no features to write")
 
     def readable() -> Iterator[tuple[str, Any]]:
+        some = False
         for embedding in embeddings:
             if embedding.features is not None:
+                some = True
                 yield embedding.path, embedding.features
             elif ending == ".npy":
                 raise DataError(
                     f"{embedding.error}; a .npy file has no names to say which rows are left: take .npz or .csv"
                 )
+        if not some:
+            raise DataError("no image could be read, so that there are no features to write")
 
     def as_lines(partial: Path) -> None:
-        count = 0
         with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            for path, features in readable():
-                if not count:
+            for number, (path, features) in enumerate(readable()):
+                if not number:
                     writer.writerow(["image", *(f"feature{i}" for i in range(len(features)))])
                 writer.writerow([path, *(f"{value:.9g}" for value in features.tolist())])
-                count += 1
-        if not count:
-            raise none_left
 
     def as_arrays(partial: Path) -> None:
         every = list(readable())
-        if not every:
-            raise none_left
         with partial.open("wb") as file:
             features = np.stack([f for _, f in every])
             if ending == ".npy":

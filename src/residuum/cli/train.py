@@ -11,12 +11,11 @@ from rich.console import Console
 from residuum.cli.console import say
 from residuum.cli.line import Line, values_of
 from residuum.data.catalog import Catalog, scan
-from residuum.data.settings import DataSettings
 from residuum.errors import ConfigError
 from residuum.presets import preset
 from residuum.train.execution import Execution, rank, world_size
 from residuum.train.loggers import Callback
-from residuum.train.recipe import NAMES, Recipe, beneath, read_recipe, starts_from_weights, train_images, with_named
+from residuum.train.recipe import NAMES, Recipe, layered, layers, read_recipe, train_images
 from residuum.train.run import Run
 from residuum.units import counted
 from residuum.validation import AtLeast
@@ -57,14 +56,14 @@ def defaults(line: Line) -> Train:
     file, resumed = line.get("recipe"), line.get("resume")
     parts = read_recipe(file) if file is not None else {}
     given = {} if line.asks_help else {n: value for n, value in values_of(Train, line).items() if n in NAMES}
+    if "model" in line:
+        given["model.preset"] = line.get("model")
     if resumed == "auto" and not line.asks_help:
         resumed = _begun(line)
     if resumed is not None and not line.asks_help:
         recipe, execution, _ = Run(Path(resumed)).read()
         data = (parts | given).get("data.path") or recipe.data.path
-        images = train_images(scan(data), recipe.data.holdout) if "recipe" in parts else None
-        values = beneath(with_named(parts, images), given) | given
-        model = _preset(line, parts, values)
+        values, model = layers(parts, given, lambda: train_images(scan(data), recipe.data.holdout))
         if model is not None:
             theirs = ("in_channels", "num_classes") + (() if recipe.finetune.weights is None else ("width",))
             fitted = {name: getattr(recipe.model, name) for name in theirs}
@@ -74,24 +73,7 @@ def defaults(line: Line) -> Train:
     catalog = scan("digits" if line.asks_help else data)
     if line.asks_help:
         return Train(Recipe.default(catalog, line.get("model")), Execution(), catalog=catalog)
-    share = (parts | given).get("data.holdout")
-    holdout = None if share is None else DataSettings(holdout=share).holdout
-    images = train_images(catalog, holdout) if "recipe" in parts else None
-    values = beneath(with_named(parts, images), given)
-    model = _preset(line, parts, values)
-    weights, prefix = (_weights(line, values, name) for name in ("weights", "prefix"))
-    if starts_from_weights(parts) and weights is None:
-        raise ConfigError(f"the recipe {parts['recipe']} starts from weights; name them by --weights")
-    values |= given
-    values.pop("data.path", None)  # it is the catalog's name
-    recipe = Recipe.default(catalog, model, weights, prefix, holdout, values).replace(values)
-    return Train(recipe, Execution(), catalog=catalog)
-
-
-def _preset(line: Line, parts: dict[str, Any], values: dict[str, Any]) -> str | None:
-    """The preset that the line, or else the recipe file, names, out of `values`; weights bring their own network."""
-    written = values.pop("model.preset", None)
-    return line.get("model") or (parts.get("model.preset") if starts_from_weights(parts) else written)
+    return Train(layered(parts, given, catalog), Execution(), catalog=catalog)
 
 
 def _begun(line: Line) -> str | None:
@@ -103,15 +85,6 @@ def _begun(line: Line) -> str | None:
         raise ConfigError("--resume auto goes on with the run in --out; name it by --out")
     team = join(float(line.get("timeout") or Execution.timeout))
     return out if team.of_first(lambda: Run(Path(out)).goes_on()) else None
-
-
-def _weights(line: Line, values: dict[str, Any], name: str) -> str | None:
-    """What the line, or else the file, says of the weights; other weights than the file's have another digest."""
-    given, written = line.get(f"finetune.{name}"), values.get(f"finetune.{name}")
-    if given is not None and given != written:
-        values.pop("finetune.sha256", None)
-        values.pop(f"finetune.{name}", None)
-    return given or written
 
 
 def run(command: Train, console: Console) -> int:

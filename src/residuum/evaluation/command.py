@@ -49,7 +49,9 @@ def evaluate_and_report(request: Request, how: How, console: Console, command: s
 
     Raises `ResiduumError`; a folder that could not be written whole is not left behind.
     """
-    settings = data_settings(request)
+    catalog = None if request.data is None else scan(request.data)
+    settings = data_settings(request, catalog)
+    catalog = catalog or scan(settings.path)
     out = request.out
     if out is not None and out.exists():
         raise DataError(f"{quoted(str(out), 200)} exists already; choose another --out")
@@ -63,7 +65,7 @@ def evaluate_and_report(request: Request, how: How, console: Console, command: s
 
         def predicted(source: str) -> tuple[Predictions, Split, Preprocessing]:
             found, subject, preprocessing = evaluate(
-                source, settings, how, cache=cache_folder(), rank=rank, world=world, say=say
+                source, settings, how, cache=cache_folder(), rank=rank, world=world, catalog=catalog, say=say
             )
             return found, subject.split, preprocessing
 
@@ -91,8 +93,11 @@ def evaluate_and_report(request: Request, how: How, console: Console, command: s
     return 0
 
 
-def data_settings(request: Request) -> DataSettings:
-    """The data that is asked for; what is not said is as in the run. Raises `ConfigError` where nothing says it."""
+def data_settings(request: Request, catalog: Catalog | None) -> DataSettings:
+    """The data that is asked for, of which the catalog is; what is not said is as in the run.
+
+    Raises `ConfigError` where nothing says it.
+    """
     settings = None
     with contextlib.suppress(ValueError, KeyError, TypeError):
         settings = settings_of_run(request.source)
@@ -100,8 +105,8 @@ def data_settings(request: Request) -> DataSettings:
         if not is_reference(request.source):
             file_of(Path(request.source))  # a file that is not there is what is wrong first
         raise ConfigError(f"{quoted(request.source, 200)} is no run, which would say its data; give --data")
-    if request.data is not None:
-        if settings is not None and _is_data_of(request.source, settings, scan(request.data)):
+    if request.data is not None and catalog is not None:
+        if settings is not None and _is_data_of(request.source, settings, catalog):
             settings = replace(settings, path=request.data)
         else:  # nothing of it has been held out of a training
             settings = DataSettings(path=request.data, holdout=0.0)

@@ -1,6 +1,7 @@
 """From a network and a dataset to predictions: whose preprocessing, which split, which class is which."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,21 +57,22 @@ def evaluate(
     cache: Path,
     rank: int = 0,
     world: int = 1,
+    catalog: Catalog | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Predictions, Subject, Preprocessing]:
     """What a network says of each image of a dataset: any source that `residuum.load` reads or an exported file, with
     the preprocessing that it carries.
 
     The split is `how.split`; `auto` is the test split where the data has one, else the validation split. Labels are
-    brought to the network's classes by name. In each of `world` processes the whole is returned. Raises `WeightsError`,
-    `DataError`, `ConfigError`.
+    brought to the network's classes by name. In each of `world` processes the whole is returned. A `catalog` of the
+    data that is at hand saves scanning it again. Raises `WeightsError`, `DataError`, `ConfigError`.
     """
     network = answering(
         source, device=how.device, precision=how.precision, runtime=how.runtime, names_classes=False,
         image_size=settings.image_size,
     )  # fmt: skip
     preprocessing = network.preprocessing
-    catalog = scan(settings.path)
+    catalog = catalog or scan(settings.path)
     # How images are looked at is the network's to say, so that small ones are all the same held as they are.
     # Where the network wants another size, each is read in its own.
     held = not any(catalog.files.values()) or catalog.image_size == preprocessing.image_size
@@ -143,11 +145,10 @@ def relabelled(subject: Subject, classes: tuple[str, ...]) -> torch.Tensor:
     Raises `DataError` where a class is not the network's.
     """
     place = {name: i for i, name in enumerate(classes)}
-    twice = next((name for name in subject.classes if classes.count(name) > 1), None)
+    counts = Counter(classes)
+    twice = next((name for name in subject.classes if counts[name] > 1), None)
     if twice is not None:
-        raise DataError(
-            f"the network has {classes.count(twice)} classes called {quoted(twice, 40)}; which is not known"
-        )
+        raise DataError(f"the network has {counts[twice]} classes called {quoted(twice, 40)}; which is not known")
     missing = [name for name in subject.classes if name not in place]
     if not missing:
         return torch.tensor([place[name] for name in subject.classes])

@@ -152,6 +152,19 @@ def predictions_rows(found: Predictions) -> Iterable[Sequence[Any]]:
         yield [safe(found.images[i]), safe(found.classes[found.labels[i]]), *said, f"{found.losses[i]:.6g}"]
 
 
+def looked_at(found: Predictions) -> dict[str, Any]:
+    """What was evaluated on what, and how, as JSON says it."""
+    return {
+        "network": found.source,
+        "data": found.data,
+        "split": found.split,
+        "weights_sha256": found.weights or None,
+        "mirrored": found.mirrored,
+        "about": found.about,
+        "skipped": list(found.skipped),
+    }
+
+
 def summary(found: Predictions, counts: Counts) -> dict[str, Any]:
     """Everything that was counted, as JSON says it; what is no number is null."""
 
@@ -161,14 +174,7 @@ def summary(found: Predictions, counts: Counts) -> dict[str, Any]:
     def share(value: Share) -> dict[str, Any]:
         return {"hits": value.hits, "of": value.of, "value": plain(value.value), "interval": list(value.interval)}
 
-    return {
-        "network": found.source,
-        "data": found.data,
-        "split": found.split,
-        "weights_sha256": found.weights or None,
-        "mirrored": found.mirrored,
-        "about": found.about,
-        "skipped": list(found.skipped),
+    return looked_at(found) | {
         "images_per_second": plain(found.images_per_second),
         "top1": share(counts.accuracy),
         f"top{TOP}": share(counts.top),

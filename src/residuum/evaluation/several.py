@@ -18,7 +18,7 @@ from rich.console import Console
 from residuum.errors import DataError
 from residuum.evaluation.counts import THRESHOLD, Floats, Integers, Share, f1_score, ratio
 from residuum.evaluation.predictions import Predictions
-from residuum.evaluation.report import SHOWN, csv_text, interval_of, of_all, percent, safe
+from residuum.evaluation.report import SHOWN, csv_text, interval_of, looked_at, of_all, percent, safe
 from residuum.files import write_text
 from residuum.report.page import Card, Page, Section, html
 from residuum.report.tables import Table, print_table
@@ -182,14 +182,7 @@ def _summary(found: Predictions, counts: SeveralCounts) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         return None if isinstance(value, float) and math.isnan(value) else value
 
-    return {
-        "network": found.source,
-        "data": found.data,
-        "split": found.split,
-        "weights_sha256": found.weights or None,
-        "mirrored": found.mirrored,
-        "about": found.about,
-        "skipped": list(found.skipped),
+    return looked_at(found) | {
         "threshold": THRESHOLD,
         "mean_average_precision": plain(counts.mean_average_precision),
         "micro_f1": plain(counts.micro_f1),

@@ -5,7 +5,7 @@ command line (`--optimizer.lr`) and in `Recipe.replace`. What does not change th
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -524,8 +524,40 @@ def with_named(parts: Mapping[str, Any], images: int | None = None) -> dict[str,
     return beneath(named_recipe(parts["recipe"]).fields_for(images), own) | own
 
 
-def starts_from_weights(parts: Mapping[str, Any]) -> bool:
-    """Whether the named recipe among the fields of `read_recipe` starts from weights, which bring their own network."""
+def layers(
+    under: Mapping[str, Any], over: Mapping[str, Any], count: Callable[[], int]
+) -> tuple[dict[str, Any], str | None]:
+    """The fields of `read_recipe` with others over them, and the preset among them, if any.
+
+    `count` says how many images are trained on; it is asked where a named recipe may go by that.
+    """
+    parts = {**beneath(under, over), **over}
+    values = with_named(parts, count() if "recipe" in parts else None)
+    model = values.pop("model.preset", None)
+    return values, parts.get("model.preset") if _from_weights(parts) else model  # weights bring their own network
+
+
+def layered(under: Mapping[str, Any], over: Mapping[str, Any], catalog: Catalog) -> Recipe:
+    """The recipe of what the data decides, the fields of `read_recipe` over it, and others over both.
+
+    Weights in `over` are not those of the digest that `under` may have. Raises `ConfigError`, and what
+    `Recipe.default` raises.
+    """
+    if any(name in over and over[name] != under.get(name) for name in ("finetune.weights", "finetune.prefix")):
+        under = {name: value for name, value in under.items() if name != "finetune.sha256"}
+    share = over.get("data.holdout", under.get("data.holdout"))
+    holdout = None if share is None else DataSettings(holdout=share).holdout
+    values, model = layers(under, over, lambda: train_images(catalog, holdout))
+    values.pop("data.path", None)  # it is the catalog's name
+    if model is not None:
+        preset(model)  # a wrong name is told before anything else
+    weights, prefix = values.get("finetune.weights"), values.get("finetune.prefix")
+    if weights is None and _from_weights(under):
+        raise ConfigError(f"the recipe {under['recipe']} starts from weights; name them by --weights")
+    return Recipe.default(catalog, model, weights, prefix, holdout, values).replace(values)
+
+
+def _from_weights(parts: Mapping[str, Any]) -> bool:
     return "recipe" in parts and named_recipe(parts["recipe"]).from_weights
 
 
